@@ -1,0 +1,197 @@
+"""The embedded corpus: speech made on the spot, so that every stage runs with no data at hand.
+
+    python -m data_prep.embedded --out shards/embedded --languages English Chinese
+
+Sentences come from small closed grammars (:mod:`data_prep.sentences`), voices from espeak-ng
+(:mod:`data_prep.espeak`). Validation and test hold sentences *and* voice variants that training
+never uses; which sentence goes where follows from a hash of its text. A corpus lies in a folder
+named by the hash of its config and is checked when it is used; a damaged one is made again.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from data_prep.espeak import INTELLIGIBLE_VARIANTS, Espeak, EspeakNotInstalled
+from data_prep.sentences import DOMAINS, LANGUAGES, sentence
+from qwen3asr_train.data.audio import SAMPLE_RATE, encode, to_mono_16k
+from qwen3asr_train.data.plan import sample_rng, sample_seed
+from qwen3asr_train.data.shards import ShardWriter, find_shards, read_summary
+from qwen3asr_train.errors import DataError, UserError
+
+VERSION = 1
+"""Part of the hash: raise it when the same config would make other samples."""
+
+SPLITS = ("train", "validation", "test")
+HELD_OUT_SHARE = 0.2  # of the sentences; a third of them for validation
+_SHARD_SAMPLES = 250
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the corpus holds; see configs/data/embedded.yaml."""
+
+    languages: tuple[str, ...] = ("English", "Chinese")
+    domains: tuple[str, ...] = DOMAINS
+    train_samples: int = 6000
+    validation_samples: int = 100
+    test_samples: int = 400
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for kind, given, known in (("languages", self.languages, LANGUAGES),
+                                   ("domains", self.domains, DOMAINS)):
+            if not given or set(given) - set(known):
+                raise UserError(f"data.corpus.{kind}={list(given)}: choose from {list(known)}")
+
+    def digest(self) -> str:
+        """Twelve hex digits that name this corpus."""
+        text = json.dumps([VERSION, asdict(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def voices(split: str) -> tuple[str, ...]:
+    """The voice variants of a split: every fifth is held out, for test and validation alike."""
+    held_out = INTELLIGIBLE_VARIANTS[::5]
+    return tuple(v for v in INTELLIGIBLE_VARIANTS if (v in held_out) == (split != "train"))
+
+
+def split_of(text: str) -> str:
+    """The split that a sentence belongs to, from its text alone."""
+    place = sample_seed(0, 0, text) / 2**64
+    if place >= HELD_OUT_SHARE:
+        return "train"
+    return "validation" if place < HELD_OUT_SHARE / 3 else "test"
+
+
+def draw_sentence(language: str, split: str, domains: tuple[str, ...],
+                  rng: np.random.Generator) -> tuple[str, str]:
+    """``(text, domain)`` of a sentence of this split, domains in equal shares."""
+    domain = str(rng.choice(domains))
+    while True:
+        text = sentence(language, domain, rng)
+        if split_of(text) == split:
+            return text, domain
+
+
+def make_sample(corpus: Corpus, split: str, number: int) -> tuple[str, dict, bytes]:
+    """Key, record and wav bytes of one sample; a pure function of its arguments."""
+    rng = sample_rng(corpus.seed, 0, f"{split}/{number}")
+    language = corpus.languages[number % len(corpus.languages)]
+    text, domain = draw_sentence(language, split, corpus.domains, rng)
+    voice = {"variant": str(rng.choice(voices(split))), "rate": int(rng.integers(140, 211)),
+             "pitch": int(rng.integers(30, 71)), "pitch_range": int(rng.integers(30, 71))}
+    speech = Espeak().synthesize(text, LANGUAGES[language].espeak, **voice)
+    waveform = to_mono_16k(speech.waveform.astype(np.float32) / 32768, speech.rate)
+    record = {
+        "text": text, "language": language, "task": "asr", "source": "embedded",
+        "duration": round(len(waveform) / SAMPLE_RATE, 4),
+        "words": [[word, round(start, 4), round(end, 4)] for word, start, end in speech.words],
+        "meta": {"domain": domain} | voice,
+    }
+    # wav: decoding costs nothing, and the corpus is small
+    return f"{split}-{number:06d}", record, encode(np.clip(waveform, -1, 1), "wav")
+
+
+def _write_shard(corpus: Corpus, split: str, folder: Path, shard: int, samples: range) -> int:
+    with ShardWriter(folder, first=shard, max_samples=_SHARD_SAMPLES) as writer:
+        for number in samples:
+            writer.write(*make_sample(corpus, split, number), "wav")
+    return len(samples)
+
+
+def make_corpus(corpus: Corpus, folder: Path, workers: int | None = None) -> None:
+    """Write ``folder/{train,validation,test}``; UserError when espeak-ng is not installed."""
+    try:
+        Espeak()
+    except EspeakNotInstalled as error:
+        raise UserError(f"{error}, or name your own data: data.train=SHARDS") from error
+    counts = dict(zip(SPLITS, (corpus.train_samples, corpus.validation_samples,
+                               corpus.test_samples), strict=True))
+    jobs = [(split, folder / split, start // _SHARD_SAMPLES,
+             range(start, min(start + _SHARD_SAMPLES, count)))
+            for split, count in counts.items() for start in range(0, count, _SHARD_SAMPLES)]
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True) as bar, \
+            ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+        task = bar.add_task("making embedded speech", total=sum(counts.values()))
+        for done in [pool.submit(_write_shard, corpus, *job) for job in jobs]:
+            bar.advance(task, done.result())
+
+
+def ensure_corpus(corpus: Corpus, cache_dir: str | Path) -> dict[str, str]:
+    """The corpus's split folders under ``cache_dir``, made first if absent or damaged."""
+    folder = Path(cache_dir).expanduser() / f"embedded-{corpus.digest()}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # several ranks may start at once: one makes it, the others wait
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            partial = folder.with_suffix(f".partial-{os.getpid()}")
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                make_corpus(corpus, partial)
+                (partial / "corpus.json").write_text(json.dumps(_fingerprint(partial)))
+                os.replace(partial, folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    return {split: str(folder / split) for split in SPLITS if (folder / split).is_dir()}
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every shard of a finished corpus is there, with the bytes it was written with."""
+    try:
+        return json.loads((folder / "corpus.json").read_text()) == _fingerprint(folder)
+    except (OSError, ValueError, DataError, UserError):
+        return False
+
+
+def _fingerprint(folder: Path) -> dict[str, str]:
+    """Relative shard path -> checksum. The whole corpus is read; it is a few hundred MB at most."""
+    shards = [path for split in SPLITS if (folder / split).is_dir()
+              for path in find_shards(str(folder / split))]
+    digests = {}
+    for shard in shards:
+        read_summary(shard)
+        with open(shard, "rb") as file:
+            digests[str(Path(shard).relative_to(folder))] = hashlib.file_digest(
+                file, "blake2b").hexdigest()[:16]
+    return digests
+
+
+def main() -> int:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for train, validation, test")
+    parser.add_argument("--languages", nargs="+", default=list(Corpus.languages))
+    parser.add_argument("--domains", nargs="+", default=list(DOMAINS))
+    parser.add_argument("--train-samples", type=int, default=Corpus.train_samples)
+    parser.add_argument("--validation-samples", type=int, default=Corpus.validation_samples)
+    parser.add_argument("--test-samples", type=int, default=Corpus.test_samples)
+    parser.add_argument("--seed", type=int, default=0)
+    options = vars(parser.parse_args())
+    folder = options.pop("out")
+    try:
+        make_corpus(Corpus(**{k: tuple(v) if isinstance(v, list) else v
+                              for k, v in options.items()}), folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {folder}/{{{','.join(SPLITS)}}}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

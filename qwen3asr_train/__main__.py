@@ -1,0 +1,67 @@
+"""``python -m qwen3asr_train stage=sft``: compose the config, run the stage."""
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from qwen3asr_train import command_line
+from qwen3asr_train.errors import UserError
+
+
+def new_run_dir(stage: str, resume: str | None) -> str:
+    """``runs/STAGE/DATE_TIME``, or with ``resume=auto`` the newest unfinished run of the stage."""
+    root = Path("runs") / stage
+    if resume == "auto" and stage:
+        from qwen3asr_train.runtime.checkpoint import unfinished_run
+
+        if (unfinished := unfinished_run(root)) is not None:
+            return str(unfinished)
+    # children started by the launcher must agree with their parent
+    stamp = os.environ.setdefault("QWEN3ASR_RUN_STAMP", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    return str(root / stamp)
+
+
+OmegaConf.register_new_resolver("new_run_dir", new_run_dir, replace=True)
+
+
+@hydra.main(config_path=str(command_line.CONFIGS), config_name="config", version_base="1.3")
+def run(config: DictConfig) -> None:
+    """One stage in its run folder."""
+    command_line.refuse_unknown_keys(config)
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"{missing[0]} is not set; say {missing[0]}=…")
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    stage = importlib.import_module(f"qwen3asr_train.stages.{config.stage.name}")
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
+    metrics = stage.run(config, run_dir)
+    command_line.print_result(config.stage.name, metrics, run_dir)
+
+
+def main() -> int:
+    """Exit status: 0 done, 1 some files failed, 2 a mistake that the message explains."""
+    warnings.filterwarnings("ignore", module="lightning|torch|transformers|deepspeed|hydra")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    try:
+        sys.argv[1:] = command_line.check_arguments(sys.argv[1:])
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors arrive here, not at hydra's printer
+        run()
+    except UserError as error:
+        return command_line.report_error(str(error))
+    except hydra.errors.HydraException as error:
+        return command_line.report_error(command_line.explain(error))
+    except KeyboardInterrupt:
+        return command_line.report_error("stopped; go on with resume=auto", status=130)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

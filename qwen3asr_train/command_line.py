@@ -1,0 +1,106 @@
+"""What happens at the command line before and after a stage: checks, messages, the last lines."""
+
+import re
+import sys
+from pathlib import Path
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from qwen3asr_train.errors import UserError
+
+_PACKAGE = Path(__file__).parent
+CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+               if path.is_dir())
+"""The config tree: inside an installed wheel, or beside the package in a checkout."""
+
+SHORTHANDS = {"init_from": "stage.init_from", "format": "stage.format",
+              "language": "stage.language", "context": "stage.context"}
+"""Fields of the stage that may be written without ``stage.``."""
+
+HEADLINE = ("test/wer", "test/wer_low", "test/wer_high", "test/cer", "test/lid_accuracy",
+            "val/wer", "train/loss", "train/steps", "train/seconds")
+
+
+def check_arguments(arguments: list[str]) -> list[str]:
+    """Expand the shorthands; UserError for a stage that is missing or does not exist."""
+    expanded = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        expanded.append(f"{SHORTHANDS[name]}={value}" if equals and name in SHORTHANDS else argument)
+    stages = sorted(path.stem for path in (CONFIGS / "stage").glob("*.yaml"))
+    named = [a.split("=", 1)[1] for a in expanded if a.startswith("stage=")]
+    if not named and {"--help", "-h"} & set(expanded):
+        return [*expanded, "stage=sft"]  # the help text shows the fields of one stage
+    if not named:
+        raise UserError(f"name a stage: python -m qwen3asr_train stage=sft "
+                        f"(stages: {', '.join(stages)}; --help shows more)")
+    for stage in (s for value in named for s in value.split(",")):
+        if stage not in stages:
+            raise UserError(f"no stage '{stage}' (stages: {', '.join(stages)})")
+    return expanded
+
+
+def refuse_unknown_keys(config: DictConfig) -> None:
+    """UserError for keys that no config group defines, e.g. a misspelt one in an experiment file."""
+    groups = HydraConfig.get().runtime.choices
+    overrides = [f"{group}={choice}" for group, choice in groups.items()
+                 if choice and "/" not in group and group not in ("experiment", "debug")]
+    known = compose("config", overrides=overrides)
+    unknown = sorted(_paths(config) - _paths(known))
+    if unknown:
+        raise UserError(f"unknown config key '{unknown[0]}'; python -m qwen3asr_train "
+                        "stage=… --help lists the fields")
+
+
+def _paths(config: DictConfig) -> set[str]:
+    """Dotted paths of all keys."""
+    found = set()
+    for key, value in OmegaConf.to_container(config, resolve=False).items():
+        stack = [(key, value)]
+        while stack:
+            path, item = stack.pop()
+            found.add(path)
+            if isinstance(item, dict):
+                stack += [(f"{path}.{name}", child) for name, child in item.items()]
+    return found
+
+
+def explain(error: Exception) -> str:
+    """Hydra's message as one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        return (f"no config field '{unknown[1]}'; python -m qwen3asr_train stage=… --help lists "
+                "them, and configs/ says what each means")
+    for tail in ("Config search path:", "To append to your config", "Set the environment variable"):
+        text = text.split(tail)[0].strip()  # hydra's advice is about its own internals
+    return text
+
+
+def report_error(message: str, status: int = 2) -> int:
+    """Print ``error: …`` on stderr as one line."""
+    print("error: " + " ".join(message.split("\n")), file=sys.stderr)
+    return status
+
+
+def print_result(stage: str, metrics: dict[str, float], run_dir: Path) -> None:
+    """A small table and, as the last line, the run folder with the headline figures."""
+    shown = {name: metrics[name] for name in HEADLINE if name in metrics}
+    if not shown:
+        return
+    table = Table(title=f"{stage} finished", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in shown.items():
+        table.add_row(name, f"{value:.4g}")
+    Console().print(table)
+    figures = " ".join(f"{name}={value:.4g}" for name, value in shown.items())
+    try:
+        folder = run_dir.relative_to(Path.cwd())
+    except ValueError:
+        folder = run_dir
+    print(f"{folder}/report.html {figures}" if (run_dir / "report.html").is_file()
+          else f"{folder} {figures}")

@@ -1,0 +1,137 @@
+"""Cells of the batch plan to batches: read, decode, augment, tokenise, collate."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerBase
+
+from qwen3asr_train.data import augment, features
+from qwen3asr_train.data.audio import decode
+from qwen3asr_train.data.collate import Example, collate, padding_share
+from qwen3asr_train.data.plan import Cell, sample_rng
+from qwen3asr_train.data.prompts import PromptBuilder
+from qwen3asr_train.data.shards import Entry, ShardReader
+from qwen3asr_train.errors import DataError, UserError
+
+
+class SpeechDataset(Dataset):
+    """Maps a :class:`Cell` to ``{"inputs": tensors, "meta": what is not for the model}``.
+
+    ``meta``: ``entries``, ``references``, ``languages``, ``sources`` of the samples, ``padding``
+    (share), ``target_tokens``, ``skipped`` (messages of samples that could not be used). A cell
+    without a usable sample becomes half a second of silence without targets, so that every rank
+    still takes part in the step.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0,
+                 augmentation: augment.Augmentation = augment.IDENTITY,
+                 with_prompts: bool = False):
+        self.prompts = PromptBuilder(tokenizer)
+        self.seed, self.augmentation, self.with_prompts = seed, augmentation, with_prompts
+        self._reader = ShardReader()
+
+    def __getitem__(self, cell: Cell) -> dict:
+        examples, records, kept, skipped = [], [], [], []
+        for entry in cell.entries:
+            try:
+                record, example = self._example(entry, cell.epoch)
+            except DataError as error:
+                skipped.append(str(error))
+                continue
+            examples.append(example)
+            records.append(record)
+            kept.append(entry)
+        examples = examples or [self._blank()]
+        inputs = collate(examples, self.prompts.pad_id, with_prompts=self.with_prompts)
+        meta = {
+            "entries": kept,
+            "references": [record["text"] for record in records],
+            "languages": [record.get("language") for record in records],
+            "sources": [record.get("source") or "" for record in records],
+            "padding": padding_share(examples),
+            "target_tokens": sum(len(example.target) for example in examples),
+            "step": cell.step,
+            "skipped": skipped,
+        }
+        return {"inputs": inputs, "meta": meta}
+
+    def _example(self, entry: Entry, epoch: int) -> tuple[dict, Example]:
+        record, payload = self._reader.read(entry)
+        if payload is None:
+            raise DataError(f"{entry.name}: no audio")
+        rng = sample_rng(self.seed, epoch, entry.key)
+        waveform = self.augmentation.waveform(decode(payload, name=entry.name), rng)
+        mel = self.augmentation.features(features.log_mel(waveform), rng)
+        try:
+            return record, self._with_prompt(mel, record)
+        except DataError as error:
+            raise DataError(f"{entry.name}: {error}") from error
+
+    def _with_prompt(self, mel: torch.Tensor, record: dict) -> Example:
+        prompt = self.prompts.prompt(features.audio_tokens(len(mel)), record.get("context") or "")
+        return Example(mel, prompt, self.prompts.target(record["text"], record.get("language")))
+
+    def _blank(self) -> Example:
+        mel = features.log_mel(np.zeros(features.MIN_SAMPLES, dtype=np.float32))
+        return Example(mel, self.prompts.prompt(features.audio_tokens(len(mel))), [])
+
+
+def loader(dataset: SpeechDataset, cells: Iterable[Cell], workers: int) -> DataLoader:
+    """A DataLoader that maps ``cells`` in order; ``workers`` = 0 works in this process."""
+    return DataLoader(dataset, sampler=_Cells(cells), batch_size=None, num_workers=workers,
+                      prefetch_factor=4 if workers else None,
+                      pin_memory=torch.cuda.is_available())
+
+
+class _Cells:
+    """Cells as a sampler; DataLoader only iterates over it."""
+
+    def __init__(self, cells: Iterable[Cell]):
+        self.cells = cells
+
+    def __iter__(self) -> Iterator[Cell]:
+        return iter(self.cells)
+
+
+class StepLoader:
+    """Adds to every micro-batch what belongs to its whole step.
+
+    Collects the ``accumulate`` micro-batches of a step, sums their target tokens over all ranks in
+    one collective, and sets ``meta["step_tokens"]``: the loss of a step is the sum over its target
+    tokens divided by their number, however the step is cut up. The same collective carries the
+    count of skipped samples, so all ranks stop together once there are more than ``max_bad``.
+    """
+
+    def __init__(self, batches: Iterable[dict], accumulate: int, max_bad: int):
+        self.batches, self.accumulate, self.max_bad = batches, accumulate, max_bad
+        self.skipped: list[str] = []
+        self._skipped_everywhere = 0
+
+    def __iter__(self) -> Iterator[dict]:
+        batches = iter(self.batches)
+        while step := [batch for _, batch in zip(range(self.accumulate), batches, strict=False)]:
+            new = [message for batch in step for message in batch["meta"]["skipped"]]
+            self.skipped += new
+            tokens, skipped = sum_over_ranks(
+                sum(batch["meta"]["target_tokens"] for batch in step), len(new))
+            self._skipped_everywhere += skipped
+            if self._skipped_everywhere > self.max_bad:
+                raise UserError(
+                    f"{self._skipped_everywhere} unusable samples, data.max_bad_samples="
+                    f"{self.max_bad}; {self.skipped[-1] if self.skipped else 'on another rank'}")
+            for batch in step:
+                batch["meta"]["step_tokens"] = tokens
+                yield batch
+
+
+def sum_over_ranks(*numbers: int) -> list[int]:
+    """Each number summed over all ranks (one collective); itself when there is one process."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return list(numbers)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    tensor = torch.tensor(numbers, dtype=torch.int64, device=device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()

@@ -1,0 +1,344 @@
+"""Shards: plain webdataset tars with an index beside each.
+
+A sample is ``KEY.json`` and at most one audio member ``KEY.flac|wav|mp3|ogg|opus``. The record in
+``KEY.json`` has ``text`` (str), ``language`` (English name or null), and optionally ``context``,
+``entities``, ``words``, ``task``, ``duration``, ``source`` and ``meta``. The tar is what
+``webdataset.WebDataset`` reads; the index (``NAME.index.jsonl``) adds the byte ranges, so a sample
+is one ``pread`` and a whole corpus can be planned without opening a tar. Nothing in a shard is
+unpickled, executed or extracted to disk.
+"""
+
+import glob
+import io
+import json
+import os
+import tarfile
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from qwen3asr_train.data.audio import EXTENSIONS
+from qwen3asr_train.errors import DataError, UserError
+
+INDEX_FORMAT = 1
+_FORBIDDEN = ("pyd", "pickle", "pkl", "pth", "pt", "npy")  # formats whose decoders may run code
+
+
+class Entry(NamedTuple):
+    """Where one sample lies: shard path, byte ranges, and what planning needs."""
+
+    shard: str
+    key: str
+    json_at: tuple[int, int]  # byte offset, size
+    audio_at: tuple[int, int] | None
+    audio_extension: str | None
+    duration: float  # seconds; 0 for a sample without audio
+    language: str | None
+
+    @property
+    def name(self) -> str:
+        """``shard:key``, what error messages call this sample."""
+        return f"{self.shard}:{self.key}"
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """The header of an index: enough to plan steps without reading its entries."""
+
+    path: str
+    samples: int
+    seconds: float
+    max_seconds: float
+
+
+def index_path(shard: str | Path) -> Path:
+    """``x/shard-000000.tar`` -> ``x/shard-000000.index.jsonl``."""
+    return Path(shard).with_suffix(".index.jsonl")
+
+
+class ShardWriter:
+    """Writes samples into numbered shards; a shard appears on disk whole, with its index, or not.
+
+    ``max_samples`` closes a shard; ``first`` is the number of the first one.
+    """
+
+    def __init__(self, folder: str | Path, *, prefix: str = "shard", max_samples: int = 1000,
+                 first: int = 0):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.prefix, self.max_samples, self.number = prefix, max_samples, first
+        self.paths: list[Path] = []
+        self._tar: tarfile.TarFile | None = None
+        self._entries: list[Entry] = []
+
+    def write(self, key: str, record: dict, audio: bytes | None = None,
+              extension: str | None = None) -> None:
+        """Append one sample. ``record['duration']`` (s) is needed when there is audio."""
+        if "." in PurePosixPath(key).name or not _safe_name(key):
+            raise DataError(f"sample key {key!r}: must have no dot, '..' or leading '/'")
+        check_record(record, key)
+        if self._tar is None:
+            self._open()
+        json_at = self._add(f"{key}.json", json.dumps(record, ensure_ascii=False).encode())
+        audio_at = self._add(f"{key}.{extension}", audio) if audio is not None else None
+        self._entries.append(Entry(str(self._path), key, json_at, audio_at,
+                                   extension if audio is not None else None,
+                                   float(record.get("duration") or 0.0), record.get("language")))
+        if len(self._entries) >= self.max_samples:
+            self.close_shard()
+
+    def _open(self) -> None:
+        self._path = self.folder / f"{self.prefix}-{self.number:06d}.tar"
+        self._partial = self._path.with_suffix(f".tar.partial-{os.getpid()}")
+        self._tar = tarfile.open(self._partial, "w", format=tarfile.PAX_FORMAT)
+
+    def _add(self, name: str, payload: bytes) -> tuple[int, int]:
+        info = tarfile.TarInfo(name)
+        info.size = len(payload)
+        self._tar.addfile(info, io.BytesIO(payload))
+        padded = -(-len(payload) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        return self._tar.offset - padded, len(payload)
+
+    def close_shard(self) -> None:
+        """Finish the current shard, if one is open: index first, then the tar's final name."""
+        if self._tar is None:
+            return
+        self._tar.close()
+        write_index(self._path, self._entries, os.path.getsize(self._partial))
+        os.replace(self._partial, self._path)
+        self.paths.append(self._path)
+        self.number += 1
+        self._tar, self._entries = None, []
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            if kind is None:
+                self.close_shard()
+        finally:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Remove what an unfinished shard left; on a full disk closing the tar fails as well."""
+        if self._tar is None:
+            return
+        try:
+            self._tar.close()
+        except OSError:
+            pass  # what is closed here is deleted in the next line
+        finally:
+            self._partial.unlink(missing_ok=True)
+            self._tar, self._entries = None, []
+
+
+def check_record(record: object, name: str) -> dict:
+    """The record of ``KEY.json`` as a dict, or DataError saying which field is wrong."""
+    if not isinstance(record, dict):
+        raise DataError(f"{name}: the JSON is a {type(record).__name__}, not an object")
+    text = record.get("text")
+    if not isinstance(text, str):
+        raise DataError(f"{name}: 'text' must be a string, not {type(text).__name__}")
+    language = record.get("language")
+    if language is not None and not isinstance(language, str):
+        raise DataError(f"{name}: 'language' must be a string or null")
+    if not text.strip() and record.get("task", "asr") == "asr":
+        raise DataError(f"{name}: empty text (a sample without speech has task 'nonspeech')")
+    return record
+
+
+def write_index(shard: Path, entries: Iterable[Entry], tar_bytes: int) -> None:
+    """Write the index of ``shard`` atomically."""
+    entries = list(entries)
+    header = {"format": INDEX_FORMAT, "tar_bytes": tar_bytes, "samples": len(entries),
+              "seconds": round(sum(e.duration for e in entries), 6),
+              "max_seconds": max((e.duration for e in entries), default=0.0)}
+    path = index_path(shard)
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(json.dumps(header) + "\n")
+            for e in entries:
+                file.write(json.dumps([e.key, e.json_at, e.audio_at, e.audio_extension, e.duration,
+                                       e.language], ensure_ascii=False) + "\n")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_summary(shard: str | Path) -> ShardSummary:
+    """The header of a shard's index, checked against the tar's size on disk."""
+    header = _read_header(shard)
+    size = os.path.getsize(shard)
+    if size != header["tar_bytes"]:
+        raise DataError(
+            f"{shard}: {size} bytes, its index says {header['tar_bytes']} (truncated or rewritten);"
+            f" restore the file, or index it again: python -m data_prep.index {shard}")
+    return ShardSummary(str(shard), header["samples"], header["seconds"], header["max_seconds"])
+
+
+def read_entries(shard: str | Path) -> list[Entry]:
+    """All entries of a shard's index, in file order."""
+    _read_header(shard)
+    entries = []
+    with open(index_path(shard), encoding="utf-8") as file:
+        next(file)
+        for line in file:
+            key, json_at, audio_at, extension, seconds, language = json.loads(line)
+            entries.append(Entry(str(shard), key, tuple(json_at),
+                                 tuple(audio_at) if audio_at else None, extension, seconds,
+                                 language))
+    return entries
+
+
+def _read_header(shard: str | Path) -> dict:
+    path = index_path(shard)
+    if not Path(shard).is_file():
+        raise DataError(f"{shard}: no such shard")
+    if not path.is_file():
+        raise DataError(f"{shard}: no index beside it; make one: python -m data_prep.index {shard}")
+    with open(path, encoding="utf-8") as file:
+        try:
+            header = json.loads(file.readline())
+            if header["format"] != INDEX_FORMAT:
+                raise ValueError(f"format {header['format']}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not an index of this version ({error}); make it again: "
+                            f"python -m data_prep.index {shard}") from error
+    return header
+
+
+def find_shards(patterns: str | Iterable[str]) -> list[str]:
+    """Folders, globs or tar paths -> sorted tar paths. UserError when one matches nothing."""
+    found: list[str] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        if os.path.isdir(pattern):
+            matches = glob.glob(os.path.join(glob.escape(pattern), "*.tar"))
+        else:
+            matches = glob.glob(pattern)
+        if not matches:
+            raise UserError(f"no shards at '{pattern}' (expected .tar files; "
+                            "make some with python -m data_prep.jsonl, see the README)")
+        found += matches
+    return sorted(set(found))
+
+
+def scan_tar(shard: str | Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """Samples of any webdataset tar: ``(key, {extension: (offset, size)})``, in file order.
+
+    Members with the same path up to the first dot of the file name are one sample, as webdataset
+    groups them. Raises DataError for a truncated tar, a path that leads outside, and for members
+    whose format can carry code (``.pyd``, ``.pickle`` …).
+    """
+    size = os.path.getsize(shard)
+    current, members = None, {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for info in tar:
+                if not info.isfile():
+                    continue
+                if info.offset_data + info.size > size:
+                    raise DataError(f"{shard}: truncated inside member {info.name!r}")
+                key, extension = _split_member(shard, info.name)
+                if key != current:
+                    if members:
+                        yield current, members
+                    current, members = key, {}
+                members[extension] = (info.offset_data, info.size)
+            # tarfile takes a cut or damaged header behind the first for the end; the end is zeros.
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise DataError(f"{shard}: truncated or damaged after {current!r}, at byte "
+                                f"{tar.offset} (no end-of-archive)")
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"{shard}: not a whole tar file ({error})") from error
+    if members:
+        yield current, members
+
+
+def _split_member(shard: str | Path, name: str) -> tuple[str, str]:
+    path = PurePosixPath(name)
+    if not _safe_name(name):
+        raise DataError(f"{shard}: member {name!r} leads outside the archive")
+    stem, _, extension = path.name.partition(".")
+    if extension.lower().split(".")[-1] in _FORBIDDEN:
+        raise DataError(f"{shard}: member {name!r} has a format that can carry code; refused")
+    return str(path.parent / stem) if str(path.parent) != "." else stem, extension.lower()
+
+
+def _safe_name(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.name) and not path.is_absolute() and ".." not in path.parts
+
+
+class ShardReader:
+    """Reads samples by entry; keeps at most ``max_open`` files open. One per process."""
+
+    def __init__(self, max_open: int = 64):
+        self.max_open = max_open
+        self._files: OrderedDict[str, int] = OrderedDict()
+
+    def read(self, entry: Entry) -> tuple[dict, bytes | None]:
+        """The record and the audio bytes of a sample; DataError names shard and key."""
+        try:
+            record = json.loads(self._pread(entry, *entry.json_at))
+        except ValueError as error:  # also UnicodeDecodeError
+            raise DataError(f"{entry.name}: unreadable JSON ({error})") from error
+        audio = self._pread(entry, *entry.audio_at) if entry.audio_at else None
+        return check_record(record, entry.name), audio
+
+    def _pread(self, entry: Entry, offset: int, size: int) -> bytes:
+        descriptor = self._files.get(entry.shard)
+        if descriptor is None:
+            if len(self._files) >= self.max_open:
+                os.close(self._files.popitem(last=False)[1])
+            try:
+                descriptor = os.open(entry.shard, os.O_RDONLY)
+            except OSError as error:
+                raise DataError(f"{entry.name}: {error.strerror}") from error
+            self._files[entry.shard] = descriptor
+        else:
+            self._files.move_to_end(entry.shard)
+        payload = os.pread(descriptor, size, offset)
+        if len(payload) != size:
+            raise DataError(f"{entry.name}: truncated shard ({len(payload)} of {size} bytes)")
+        return payload
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+
+def entries_of_tar(shard: str | Path) -> tuple[list[Entry], list[tuple[str, str]]]:
+    """Entries of a tar that holds our records, and ``(key, reason)`` for samples left out."""
+    from qwen3asr_train.data.audio import duration
+
+    entries, bad = [], []
+    with open(shard, "rb") as file:
+        def payload(at: tuple[int, int]) -> bytes:
+            file.seek(at[0])
+            return file.read(at[1])
+
+        for key, members in scan_tar(shard):
+            name = f"{shard}:{key}"
+            extension = next((e for e in members if e in EXTENSIONS), None)
+            try:
+                if "json" not in members:
+                    raise DataError(f"{name}: no .json member")
+                try:
+                    record = check_record(json.loads(payload(members["json"])), name)
+                except ValueError as error:
+                    raise DataError(f"{name}: unreadable JSON ({error})") from error
+                seconds = record.get("duration")
+                if not isinstance(seconds, int | float):
+                    seconds = duration(payload(members[extension]), name=name) if extension else 0.0
+            except DataError as error:
+                bad.append((key, str(error)))
+                continue
+            entries.append(Entry(str(shard), key, members["json"], members.get(extension),
+                                 extension, float(seconds), record.get("language")))
+    return entries, bad

@@ -1,0 +1,122 @@
+"""Waveforms of any length to language and text."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import Qwen3ASRProcessor
+
+from qwen3asr_train.data import features
+from qwen3asr_train.data.audio import SAMPLE_RATE
+from qwen3asr_train.data.collate import Example, collate
+from qwen3asr_train.data.prompts import PromptBuilder
+from qwen3asr_train.decoding.generate import generate
+from qwen3asr_train.evaluation.text import split_output
+from qwen3asr_train.models.asr import Recogniser
+
+_SEARCH_SECONDS = 5.0  # how far before the limit a quiet place to cut is looked for
+_FRAME = 160  # samples in one energy frame (10 ms)
+_SMOOTH = 10  # frames averaged when looking for a quiet place
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """``language`` is None where no speech was found or the model did not say."""
+
+    language: str | None
+    text: str
+
+
+@dataclass
+class Transcriber:
+    """Batched greedy transcription; audio beyond ``max_piece_seconds`` is cut where it is quiet.
+
+    ``language`` forces a language by prefilling ``language X<asr_text>``.
+    """
+
+    model: Recogniser
+    processor: Qwen3ASRProcessor
+    language: str | None = None
+    context: str = ""
+    max_new_tokens: int = 256
+    max_piece_seconds: float = 30.0
+    batch_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        self.model.eval()
+        self._prompts = PromptBuilder(self.processor.tokenizer)
+        self._prefill = self._prompts.prefill(self.language) if self.language else []
+
+    def __call__(self, waveforms: list[np.ndarray]) -> list[Transcript]:
+        """float32 ``(samples,)`` at 16 kHz each -> transcripts, in order."""
+        pieces = [(owner, piece) for owner, waveform in enumerate(waveforms)
+                  for piece in split_at_quiet(waveform, self.max_piece_seconds)]
+        results: list[Transcript | None] = [None] * len(pieces)
+        for batch in self._batches([len(piece) for _, piece in pieces]):
+            found = self._transcribe([pieces[i][1] for i in batch])
+            for place, result in zip(batch, found, strict=True):
+                results[place] = result
+        joined: list[list[Transcript]] = [[] for _ in waveforms]
+        for (owner, _), result in zip(pieces, results, strict=True):
+            joined[owner].append(result)
+        return [join_transcripts(parts) for parts in joined]
+
+    def _batches(self, lengths: list[int]) -> list[list[int]]:
+        """Indices, longest first, at most ``batch_seconds`` padded seconds together."""
+        batches: list[list[int]] = []
+        for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+            longest = lengths[batches[-1][0]] / SAMPLE_RATE if batches else 0.0
+            if not batches or (len(batches[-1]) + 1) * longest > self.batch_seconds:
+                batches.append([])
+            batches[-1].append(index)
+        return batches
+
+    def _transcribe(self, pieces: list[np.ndarray]) -> list[Transcript]:
+        examples = []
+        for piece in pieces:
+            mel = features.log_mel(piece)
+            prompt = self._prompts.prompt(features.audio_tokens(len(mel)), self.context)
+            examples.append(Example(mel, prompt + self._prefill, []))
+        device = next(self.model.parameters()).device
+        inputs = {name: tensor.to(device) for name, tensor in collate(
+            examples, self._prompts.pad_id, with_prompts=True).items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            rows = generate(self.model, inputs, self.max_new_tokens)
+        transcripts = []
+        for row in rows:
+            language, text = split_output(self.processor.tokenizer.decode(row))
+            transcripts.append(Transcript(self.language or language, text))
+        return transcripts
+
+
+def split_at_quiet(waveform: np.ndarray, max_seconds: float) -> list[np.ndarray]:
+    """Cut ``(samples,)`` into pieces of at most ``max_seconds``, each cut at the quietest 100 ms
+    of the last seconds before the limit. Joined, the pieces are the waveform."""
+    limit = int(max_seconds * SAMPLE_RATE)
+    pieces = []
+    while len(waveform) > limit:
+        start = max(limit // 2, limit - int(_SEARCH_SECONDS * SAMPLE_RATE))
+        frames = (limit - start) // _FRAME
+        energy = np.square(waveform[start:start + frames * _FRAME]).reshape(frames, _FRAME).mean(1)
+        smooth = np.convolve(energy, np.ones(_SMOOTH) / _SMOOTH, mode="valid")
+        cut = start + (int(np.argmin(smooth)) + _SMOOTH // 2) * _FRAME
+        pieces.append(waveform[:cut])
+        waveform = waveform[cut:]
+    return [*pieces, waveform]
+
+
+def join_transcripts(parts: list[Transcript]) -> Transcript:
+    """Texts in order, without a space between two scripts that use none; the commonest language."""
+    texts = [part.text.strip() for part in parts if part.text.strip()]
+    languages = [part.language for part in parts if part.language]
+    joined = ""
+    for text in texts:
+        spaced = joined and not (_is_unspaced(joined[-1]) and _is_unspaced(text[0]))
+        joined += (" " if spaced else "") + text
+    return Transcript(max(set(languages), key=languages.count) if languages else None, joined)
+
+
+def _is_unspaced(character: str) -> bool:
+    """Hanzi, kana, Thai and their punctuation."""
+    return "\u3000" <= character <= "\u9fff" or "\u0e00" <= character <= "\u0e7f" \
+        or "\uff00" <= character <= "\uffef"

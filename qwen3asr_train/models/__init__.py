@@ -1,0 +1,1 @@
+"""Presets, the windowed encoder, the chunked language-model head, checkpoint folders."""

@@ -1,0 +1,130 @@
+"""Building, loading and saving the recogniser: transformers' classes with two modules replaced."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    GenerationConfig,
+    Qwen3ASRConfig,
+    Qwen3ASRForConditionalGeneration,
+    Qwen3ASRProcessor,
+)
+
+from qwen3asr_train.errors import UserError
+from qwen3asr_train.models.encoder import batch_windows
+from qwen3asr_train.objectives.cross_entropy import chunked_cross_entropy
+
+log = logging.getLogger(__name__)
+
+
+class TargetHead(nn.Linear):
+    """The language-model head; given targets it returns their summed loss and keeps no logits.
+
+    The loss is computed inside the head's ``forward`` so that ZeRO-3 gathers its weight as for any
+    other module.
+    """
+
+    chunk_size = 1024  # target positions whose logits exist at one time
+
+    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+        """``(…, d)`` -> logits ``(…, vocabulary)``, or with ``targets`` ``(n,)`` a scalar sum."""
+        if targets is None:
+            return super().forward(hidden)
+        return chunked_cross_entropy(hidden, self.weight, targets, self.chunk_size)
+
+
+class Recogniser(Qwen3ASRForConditionalGeneration):
+    """``Qwen3ASRForConditionalGeneration`` with batched encoder windows and a loss at targets only.
+
+    Made by :func:`adapt`; its state dict, config and checkpoint folder are transformers' own.
+    """
+
+    def embed(self, batch: dict[str, Tensor]) -> Tensor:
+        """Token embeddings ``(clips, length, d)`` with the audio in place of its pad tokens."""
+        inner = self.model
+        embeddings = inner.language_model.embed_tokens(batch["input_ids"])
+        audio = inner.audio_tower(batch["input_features"], chunk_lengths=batch["chunk_lengths"],
+                                  clip_chunks=batch["clip_chunks"]).last_hidden_state
+        audio = inner.multi_modal_projector(audio)
+        places = (batch["input_ids"] == self.config.audio_token_id).unsqueeze(-1)
+        return embeddings.masked_scatter(places, audio.to(embeddings.dtype))
+
+    def target_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Summed cross-entropy over the target tokens of a training batch, a float32 scalar.
+
+        ``batch`` as :class:`qwen3asr_train.data.collate.Collator` makes it: ``input_ids`` and
+        ``labels`` ``(clips, length)``, padded on the right, labels -100 wherever there is no
+        target; ``input_features``, ``chunk_lengths``, ``clip_chunks`` of the encoder. Padding on
+        the right under causal attention needs no mask: no target sees it.
+        """
+        hidden = self.model.language_model(inputs_embeds=self.embed(batch),
+                                           use_cache=False).last_hidden_state
+        labels = batch["labels"][:, 1:]
+        is_target = labels != -100
+        return self.lm_head(hidden[:, :-1][is_target], labels[is_target])
+
+
+def adapt(model: Qwen3ASRForConditionalGeneration) -> Recogniser:
+    """Turn a transformers model into a :class:`Recogniser` in place; weights and names stay."""
+    model.__class__ = Recogniser
+    model.lm_head.__class__ = TargetHead
+    batch_windows(model.model.audio_tower)
+    return model
+
+
+def build(preset: dict, processor: Qwen3ASRProcessor, seed: int,
+          attn_implementation: str = "sdpa") -> Recogniser:
+    """A model with random weights.
+
+    ``preset``: ``audio_config`` and ``text_config`` of ``Qwen3ASRConfig`` (configs/model/*.yaml);
+    the vocabulary size and the special tokens' ids are the processor's, the projector's width is
+    the language model's.
+    """
+    tokenizer = processor.tokenizer
+    ids = tokenizer.convert_tokens_to_ids
+    text = dict(preset["text_config"])
+    text["vocab_size"] = max(text.get("vocab_size") or 0, len(tokenizer))
+    audio = dict(preset["audio_config"], output_dim=text["hidden_size"])
+    config = Qwen3ASRConfig(
+        audio_config=dict(audio, model_type="qwen3_asr_encoder"),
+        text_config=dict(text, model_type="qwen3", pad_token_id=tokenizer.pad_token_id),
+        audio_token_id=processor.audio_token_id,
+        timestamp_token_id=ids("<timestamp>"),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=[ids("<|endoftext|>"), ids("<|im_end|>")],
+        initializer_range=text.get("initializer_range", 0.02),
+        tie_word_embeddings=text.get("tie_word_embeddings", True),
+        attn_implementation=attn_implementation,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ASRForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        do_sample=False, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
+    return adapt(model)
+
+
+def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Recogniser, Qwen3ASRProcessor]:
+    """Model (float32) and processor from a transformers checkpoint folder or a hub name."""
+    local = Path(folder)
+    if not local.is_dir() and (folder.count("/") != 1 or folder.startswith((".", "/"))):
+        raise UserError(f"init_from={folder}: no such folder (a run's model is RUN/model)")
+    if local.is_dir() and not (local / "config.json").is_file():
+        hint = f"; did you mean {local / 'model'}?" if (local / "model").is_dir() else ""
+        raise UserError(f"init_from={folder}: no config.json in it{hint}")
+    try:
+        processor = Qwen3ASRProcessor.from_pretrained(folder)
+        model = Qwen3ASRForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation=attn_implementation)
+    except OSError as error:
+        raise UserError(f"init_from={folder}: {str(error).splitlines()[0]}") from error
+    return adapt(model), processor
+
+
+def save(model: nn.Module, processor: Qwen3ASRProcessor, folder: Path,
+         state_dict: dict[str, Tensor] | None = None) -> None:
+    """Write a checkpoint folder that transformers' ``from_pretrained`` opens."""
+    model.save_pretrained(folder, state_dict=state_dict)
+    processor.save_pretrained(folder)

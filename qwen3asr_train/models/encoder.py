@@ -1,0 +1,137 @@
+"""The released audio encoder with its attention windows batched.
+
+transformers' ``Qwen3ASREncoder`` pads every clip to the longest before its convolutions and, outside
+flash-attention, attends window by window in a Python loop. :class:`WindowedEncoder` keeps its
+modules and weights and replaces the two: it takes the one-second chunks of all clips packed one
+after the other, and attends to all windows of a batch at once. Results are the same numbers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.qwen3_asr.modeling_qwen3_asr import (
+    Qwen3ASRAudioAttention,
+    Qwen3ASREncoder,
+)
+
+
+@dataclass
+class Windows:
+    """How packed tokens ``(tokens,)`` lie in attention windows.
+
+    ``gather`` ``(windows, longest)``: index of the token at each place of each window (0 at padded
+    places). ``mask`` ``(windows, 1, 1, longest)``: True at real places; None when all are.
+    ``scatter`` ``(tokens,)``: flat place of each token. ``cu_seqlens``, ``longest``: the same for
+    variable-length kernels.
+    """
+
+    gather: Tensor
+    mask: Tensor | None
+    scatter: Tensor
+    cu_seqlens: Tensor
+    longest: int
+
+
+def tokens_of_chunks(chunk_lengths: Tensor) -> Tensor:
+    """Mel frames per chunk ``(chunks,)`` -> tokens after three stride-2 convolutions."""
+    return (chunk_lengths + 7) // 8
+
+
+def plan_windows(chunk_lengths: Tensor, clip_chunks: Tensor, window_chunks: int) -> Windows:
+    """Windows of at most ``window_chunks`` consecutive chunks of one clip.
+
+    ``chunk_lengths`` ``(chunks,)`` mel frames; ``clip_chunks`` ``(clips,)`` chunks of each clip.
+    """
+    device = chunk_lengths.device
+    tokens = tokens_of_chunks(chunk_lengths)
+    chunk_clip = torch.repeat_interleave(torch.arange(len(clip_chunks), device=device), clip_chunks)
+    first_chunk = torch.cumsum(clip_chunks, 0) - clip_chunks
+    place = torch.arange(len(tokens), device=device) - first_chunk[chunk_clip]
+    clip_windows = (clip_chunks + window_chunks - 1) // window_chunks
+    first_window = torch.cumsum(clip_windows, 0) - clip_windows
+    window = first_window[chunk_clip] + place // window_chunks
+    lengths = torch.zeros(int(clip_windows.sum()), dtype=torch.long, device=device)
+    lengths.index_add_(0, window, tokens)
+    longest = int(lengths.max())
+    ends = torch.cumsum(lengths, 0)
+    place = torch.arange(longest, device=device)
+    mask = place < lengths[:, None]
+    gather = torch.where(mask, (ends - lengths)[:, None] + place, 0)
+    return Windows(gather, None if bool(mask.all()) else mask[:, None, None, :],
+                   mask.flatten().nonzero().squeeze(-1), F.pad(ends, (1, 0)).to(torch.int32),
+                   longest)
+
+
+class WindowedAttention(Qwen3ASRAudioAttention):
+    """Self-attention inside windows, all windows of the batch in one call."""
+
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, *, windows: Windows | None = None,
+                **kwargs) -> Tensor:
+        """``(tokens, d_model)`` -> ``(tokens, d_model)``. Flash-attention takes the parent's way."""
+        if windows is None or "flash" in (self.config._attn_implementation or ""):
+            return super().forward(hidden_states, cu_seqlens, **kwargs)
+
+        def split(projected: Tensor) -> Tensor:  # -> (windows, heads, longest, head_dim)
+            return projected[windows.gather].unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+        attended = F.scaled_dot_product_attention(
+            split(self.q_proj(hidden_states)), split(self.k_proj(hidden_states)),
+            split(self.v_proj(hidden_states)), attn_mask=windows.mask, scale=self.scaling,
+            dropout_p=self.attention_dropout if self.training else 0.0)
+        packed = attended.transpose(1, 2).flatten(2).flatten(0, 1)[windows.scatter]
+        return self.out_proj(packed)
+
+
+class WindowedEncoder(Qwen3ASREncoder):
+    """``Qwen3ASREncoder`` over packed chunks; made from one by :func:`batch_windows`."""
+
+    def forward(self, input_features: Tensor, input_features_mask: Tensor | None = None, *,
+                chunk_lengths: Tensor | None = None, clip_chunks: Tensor | None = None,
+                window_chunks: int | None = None, **kwargs) -> BaseModelOutputWithPooling:
+        """Packed tokens ``(tokens, d_model)`` of all clips, one after the other.
+
+        Either packed: ``input_features`` ``(chunks, mel_bins, 2 * n_window)`` with
+        ``chunk_lengths`` ``(chunks,)`` and ``clip_chunks`` ``(clips,)``; or as transformers has it:
+        ``(clips, mel_bins, frames)`` with ``input_features_mask`` ``(clips, frames)``.
+        ``window_chunks``: attention window in chunks, by default ``n_window_infer`` of the config.
+        """
+        if chunk_lengths is None:
+            input_features, chunk_lengths, clip_chunks = self._pack(input_features,
+                                                                    input_features_mask)
+        if window_chunks is None:
+            window_chunks = self.n_window_infer // (2 * self.n_window)
+        windows = plan_windows(chunk_lengths, clip_chunks, window_chunks)
+        hidden_states = self._embed(input_features, chunk_lengths)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, windows.cu_seqlens, windows=windows,
+                                  max_seqlen=windows.longest)[0]
+        return BaseModelOutputWithPooling(last_hidden_state=self.ln_post(hidden_states))
+
+    def _embed(self, chunks: Tensor, chunk_lengths: Tensor) -> Tensor:
+        """Convolutions and positions: ``(chunks, mel, frames)`` -> packed ``(tokens, d_model)``."""
+        hidden = chunks.unsqueeze(1).to(self.conv2d1.weight.dtype)
+        for convolution in (self.conv2d1, self.conv2d2, self.conv2d3):
+            hidden = F.gelu(convolution(hidden))
+        hidden = self.conv_out(hidden.permute(0, 3, 1, 2).flatten(2))
+        steps = hidden.shape[1]
+        hidden = hidden + self.positional_embedding(steps).to(hidden.dtype)
+        valid = torch.arange(steps, device=hidden.device) < tokens_of_chunks(chunk_lengths)[:, None]
+        return hidden.flatten(0, 1)[valid.flatten().nonzero().squeeze(-1)]
+
+    def _pack(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """transformers' padded batch -> packed chunks without the empty ones."""
+        frames = 2 * self.n_window
+        lengths = mask.long().unflatten(1, (-1, frames)).sum(-1)  # (clips, chunks)
+        chunks = features.unflatten(2, (-1, frames)).transpose(1, 2)  # (clips, chunks, mel, frames)
+        return chunks[lengths > 0], lengths[lengths > 0], (lengths > 0).sum(1)
+
+
+def batch_windows(encoder: Qwen3ASREncoder) -> WindowedEncoder:
+    """Turn an encoder into a :class:`WindowedEncoder` in place; weights and names stay."""
+    encoder.__class__ = WindowedEncoder
+    for layer in encoder.layers:
+        layer.self_attn.__class__ = WindowedAttention
+    return encoder

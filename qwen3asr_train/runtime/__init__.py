@@ -1,0 +1,1 @@
+"""Strategies, callbacks, checkpoints and logging around Lightning."""

@@ -1,0 +1,65 @@
+"""metrics.jsonl and metrics.json of a run folder."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from lightning.pytorch.loggers.logger import Logger
+
+
+class MetricsFile(Logger):
+    """A Lightning logger that appends rows ``{"step": …, name: number}`` to metrics.jsonl."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """Shown by Lightning."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """One file a run."""
+        return "0"
+
+    def log_hyperparams(self, *args, **kwargs) -> None:
+        """The run folder has config.yaml."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one row; written at once, so that a killed run keeps its history."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | metrics) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop rows after ``step``: a resumed run writes them again."""
+        if self.path.is_file():
+            rows = [row for row in read_history(self.path) if row["step"] <= step]
+            write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_history(path: Path) -> list[dict]:
+    """Rows of metrics.jsonl; a last line cut short by a kill is left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+def write_metrics(path: Path, metrics: dict[str, float]) -> None:
+    """metrics.json: flat, sorted, numbers that are not finite as null."""
+    clean = {k: v if math.isfinite(v) else None for k, v in sorted(metrics.items())}
+    write_atomically(path, json.dumps(clean, indent=1) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file as a whole."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,68 @@
+"""The live progress bar: loss, learning rate, speed in seconds of audio a second, time left."""
+
+import time
+
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class TrainingProgress(Callback):
+    """A rich bar on a terminal; elsewhere one plain line every ``log_every`` steps."""
+
+    def __init__(self, log_every: int):
+        self.log_every = log_every
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._started = 0.0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Open the bar at the resumed step."""
+        self._started, self._first = time.perf_counter(), trainer.global_step
+        if not trainer.is_global_zero or not self._console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  lr {task.fields[lr]}  "
+                       "{task.fields[speed]} s audio/s  {task.fields[extra]}"),
+            TextColumn("left"), TimeRemainingColumn(), console=self._console)
+        self._task = self._bar.add_task("training", total=trainer.max_steps,
+                                        completed=trainer.global_step, loss="…", lr="…", speed="…",
+                                        extra="")
+        self._bar.start()
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_) -> None:
+        """Show the newest row of metrics."""
+        row = module.latest
+        if self._bar is not None:
+            fields = {}
+            if "train/loss" in row:
+                fields = {"loss": f"{row['train/loss']:.3f}", "lr": f"{row['train/lr']:.1e}",
+                          "speed": f"{row['train/audio_seconds_per_second']:.0f}"}
+            if "val/wer" in row:
+                fields["extra"] = f"val WER {row['val/wer']:.3f}"
+            self._bar.update(self._task, completed=trainer.global_step, **fields)
+        elif trainer.is_global_zero and row.get("step") == trainer.global_step \
+                and row.get("step") != getattr(self, "_printed", None):
+            self._printed = row["step"]
+            done = trainer.global_step - self._first
+            left = (time.perf_counter() - self._started) / done * (trainer.max_steps -
+                                                                   trainer.global_step)
+            self._console.print(
+                f"step {row['step']}/{trainer.max_steps}  loss {row['train/loss']:.3f}  "
+                f"lr {row['train/lr']:.1e}  {row['train/audio_seconds_per_second']:.0f} s audio/s  "
+                + (f"val WER {row['val/wer']:.3f}  " if "val/wer" in row else "")
+                + f"{left / 60:.1f} min left", highlight=False, soft_wrap=True)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception) -> None:
+        """Close the bar, so that the message below it stays readable."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,26 @@
+"""Learning-rate schedules as pure functions of the step."""
+
+import math
+
+SCHEDULES = ("cosine", "wsd", "constant")
+
+
+def lr_factor(step: int, *, total: int, warmup: int, schedule: str, final: float,
+              decay_share: float) -> float:
+    """Share of the peak rate at ``step`` (0-based) of ``total``.
+
+    Linear warm-up over ``warmup`` steps, then ``cosine`` down to ``final``; or ``wsd`` (warm-up,
+    stable, decay; Hu et al. 2024): constant, then linear to ``final`` over the last ``decay_share``
+    of the steps; or ``constant``.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "cosine":
+        progress = min(1.0, (step - warmup) / max(1, total - warmup))
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule == "wsd":
+        start = total - max(1, round(decay_share * total))
+        return 1.0 if step < start else final + (1 - final) * max(0.0, total - step) / (total - start)
+    if schedule == "constant":
+        return 1.0
+    raise ValueError(f"schedule {schedule!r}: one of {', '.join(SCHEDULES)}")

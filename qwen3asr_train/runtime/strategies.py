@@ -1,0 +1,140 @@
+"""``strategy=single|ddp|zero1|zero2|zero3`` as Lightning strategies; ZeRO on CPU too."""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
+
+from qwen3asr_train.errors import UserError
+from qwen3asr_train.runtime.checkpoint import AtomicCheckpointIO
+
+STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3")
+
+
+class ZeroStrategy(DeepSpeedStrategy):
+    """DeepSpeed ZeRO with two additions: CPU processes over gloo, and portable checkpoints.
+
+    Lightning's strategy refuses anything but CUDA; on CPU the process group is gloo and the root
+    device ``cpu:0`` (DeepSpeed wants an index). Checkpoints are gathered into the same single file
+    that the other strategies write, so a run goes on under any strategy and number of ranks.
+    """
+
+    def setup_environment(self) -> None:
+        """As for DDP: any accelerator."""
+        super(DeepSpeedStrategy, self).setup_environment()
+
+    @property
+    def root_device(self) -> torch.device:
+        """The local GPU, or ``cpu:0``."""
+        device = super().root_device
+        return torch.device("cpu", 0) if device.type == "cpu" else device
+
+    def _init_deepspeed_distributed(self) -> None:
+        if isinstance(self.accelerator, CPUAccelerator):
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+            self._process_group_backend = "gloo"
+        super()._init_deepspeed_distributed()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath, storage_options=None) -> None:
+        """Gather weights and optimiser state on rank 0 and write one file."""
+        checkpoint = dict(checkpoint)
+        checkpoint["state_dict"] = gather_weights(self.lightning_module)
+        checkpoint["optimizer_states"] = [self._gather_optimizer()]
+        if self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath)
+        self.barrier()
+
+    def _gather_optimizer(self) -> dict[str, Any]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        names = trainable(self.lightning_module)
+        step = int(self.lightning_module.trainer.global_step)
+        state = {}
+        for name, parameter in names.items():
+            moments = {key: safe_get_full_optimizer_state(parameter, key)
+                       for key in ("exp_avg", "exp_avg_sq")}
+            state[name] = {"step": torch.tensor(float(step))} | {
+                key: value.detach().float().cpu().clone() for key, value in moments.items()}
+        return {"by_name": state}
+
+    def load_checkpoint(self, checkpoint_path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Every rank reads the file and keeps its own part."""
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        checkpoint = self.checkpoint_io.load_checkpoint(checkpoint_path)
+        for name, parameter in trainable(self.lightning_module).items():
+            safe_set_full_fp32_param(parameter, checkpoint["state_dict"][name])
+            for key in ("exp_avg", "exp_avg_sq"):
+                value = checkpoint["optimizer_states"][0]["by_name"][name][key]
+                safe_set_full_optimizer_state(parameter, value, key)
+        return checkpoint
+
+    def load_model_state_dict(self, checkpoint: dict[str, Any], strict: bool = True) -> None:
+        """Already done by :meth:`load_checkpoint`."""
+
+
+def trainable(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Trainable parameters by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def gather_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The full state dict on CPU; under ZeRO-3 gathered parameter by parameter, on every rank."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    if not any(hasattr(p, "ds_id") for p in parameters.values()):
+        return {name: value.detach().cpu() for name, value in module.state_dict().items()}
+    import deepspeed
+
+    state = {}
+    for name, value in module.state_dict().items():
+        parameter = parameters.get(name)
+        if parameter is None:
+            state[name] = value.detach().cpu().clone()
+            continue
+        with deepspeed.zero.GatheredParameters([parameter]):
+            state[name] = parameter.detach().cpu().clone()
+    return state
+
+
+def build_strategy(config: dict, accelerator: str) -> tuple[Strategy | str, int]:
+    """``(strategy, devices)`` for the Trainer from the ``strategy`` group."""
+    name = config["name"]
+    if name not in STRATEGIES:
+        raise UserError(f"strategy.name={name}: one of {', '.join(STRATEGIES)}")
+    devices = config["devices"]
+    if devices == "auto":
+        devices = torch.cuda.device_count() if accelerator == "gpu" else 1
+    io = AtomicCheckpointIO()
+    if name == "single":
+        if devices != 1 or config["num_nodes"] != 1:
+            raise UserError("strategy=single runs one process; for more use strategy=ddp or zero1")
+        return "auto", 1
+    environment = LightningEnvironment() if _launched_by_hand() else None
+    if name == "ddp":
+        return DDPStrategy(checkpoint_io=io, cluster_environment=environment,
+                           process_group_backend=None if accelerator == "gpu" else "gloo"), devices
+    on_cpu = accelerator != "gpu"
+    if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    strategy = ZeroStrategy(
+        stage=int(name[-1]), cluster_environment=environment, zero_allow_untested_optimizer=True,
+        # the CPU accelerator has no streams to overlap on
+        overlap_comm=not on_cpu)
+    strategy.checkpoint_io = io
+    return strategy, devices
+
+
+def _launched_by_hand() -> bool:
+    """Whether Lightning itself starts the processes (no SLURM step, no torchrun)."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_PROCID" not in os.environ
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This process's rank and the number of ranks; (0, 1) without a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1

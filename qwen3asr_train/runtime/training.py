@@ -1,0 +1,206 @@
+"""The Lightning module's machinery that every training stage shares, and the Trainer.
+
+A stage subclasses :class:`TrainingModule` and says how a batch becomes a summed loss and what
+validation does; optimiser, normalisation, logging and guards are here.
+"""
+
+import time
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor, nn
+
+from qwen3asr_train.data.dataset import sum_over_ranks
+from qwen3asr_train.data.plan import sample_seed
+from qwen3asr_train.errors import UserError
+from qwen3asr_train.runtime.checkpoint import AtomicCheckpointIO, SaveCheckpoints
+from qwen3asr_train.runtime.metrics import MetricsFile
+from qwen3asr_train.runtime.progress import TrainingProgress
+from qwen3asr_train.runtime.schedule import lr_factor
+from qwen3asr_train.runtime.strategies import build_strategy
+
+
+class TrainingModule(lightning.LightningModule):
+    """Optimiser, exact step-loss normalisation, logging and guards around ``self.model``.
+
+    Subclasses implement :meth:`summed_loss`. ``latest`` is the newest row of metrics.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: dict, trainer: dict, seed: int):
+        super().__init__()
+        self.model = model
+        self._optimizer, self._trainer_config, self._seed = optimizer, trainer, seed
+        self.latest: dict[str, float] = {}
+        self.nonfinite_steps = 0
+        self._window = _Window()
+
+    def summed_loss(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The loss of a micro-batch, summed over its target tokens (a scalar)."""
+        raise NotImplementedError
+
+    def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
+        """Seed what the forward pass draws (dropout) from the step, so a resumed run draws it too."""
+        torch.manual_seed(sample_seed(self._seed, batch_idx, f"rank/{self.global_rank}"))
+
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
+        """Loss whose average over ranks and micro-batches is the mean over the step's targets."""
+        total = self.summed_loss(batch["inputs"])
+        meta = batch["meta"]
+        self._window.add(total.detach(), meta)
+        # Lightning (or DeepSpeed) divides by the micro-batches, DDP (or ZeRO) by the ranks
+        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return total * (parts / max(1, meta["step_tokens"]))
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None,
+                                    gradient_clip_algorithm=None) -> None:
+        """Clip by norm; drop the step when the norm is not finite. DeepSpeed clips by itself."""
+        if hasattr(self.trainer.strategy, "deepspeed_engine"):
+            return
+        parameters = [p for p in self.parameters() if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
+        self._window.gradient_norm = norm
+        if torch.isfinite(norm):
+            return
+        self.nonfinite_steps += 1
+        limit = self._trainer_config["max_nonfinite_steps"]
+        if self.nonfinite_steps > limit:
+            raise UserError(
+                f"the gradient was not finite in {self.nonfinite_steps} steps "
+                f"(trainer.max_nonfinite_steps={limit}), last at step {self.global_step + 1} on "
+                f"{', '.join(self._window.keys[:4])}; lower stage.optimizer.lr or look at the data")
+        for parameter in parameters:
+            parameter.grad = None
+
+    def on_train_batch_end(self, outputs: Any, batch: dict, batch_idx: int) -> None:
+        """Write a row of metrics every ``log_every`` steps."""
+        boundary = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        if boundary and self.global_step % self._trainer_config["log_every"] == 0:
+            self._log_training()
+
+    def _log_training(self) -> None:
+        row = self._window.close()
+        engine = getattr(self.trainer.strategy, "deepspeed_engine", None)
+        if engine is not None:
+            row["train/gradient_norm"] = float(engine.get_global_grad_norm() or 0.0)
+            if not torch.isfinite(torch.tensor(row["train/loss"])):
+                raise UserError(f"the loss is not finite at step {self.global_step}; "
+                                "lower stage.optimizer.lr or look at the data")
+        row["train/lr"] = self.optimizers().param_groups[0]["lr"]
+        row["train/nonfinite_steps"] = self.nonfinite_steps
+        self.log_row(row)
+
+    def log_row(self, row: dict[str, float]) -> None:
+        """Send one row to the loggers and keep it for the progress bar."""
+        self.latest = self.latest | row | {"step": self.global_step}
+        for logger in self.loggers:
+            logger.log_metrics(row, step=self.global_step)
+
+    def configure_optimizers(self) -> dict:
+        """AdamW; weight decay on matrices only; the schedule per step."""
+        options = self._optimizer
+        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for _, p in named if p.ndim > 1],
+             "weight_decay": options["weight_decay"]},
+            {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=options["lr"],
+                                      betas=tuple(options["betas"]), fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(
+            step, total=self.trainer.max_steps, warmup=options["warmup_steps"],
+            schedule=options["schedule"], final=options["final_lr_share"],
+            decay_share=options["decay_share"]))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Window:
+    """Sums since the last row of metrics; the loss stays on the device until the row is written."""
+
+    def __init__(self) -> None:
+        self.gradient_norm: Tensor | float = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._loss: Tensor | float = 0.0
+        self._tokens, self._seconds, self._batches, self._padding = 0, 0.0, 0, 0.0
+        self.keys: list[str] = []
+        self._started = time.perf_counter()
+
+    def add(self, loss: Tensor, meta: dict) -> None:
+        self._loss = self._loss + loss
+        self._tokens += meta["target_tokens"]
+        self._seconds += sum(entry.duration for entry in meta["entries"])
+        self._padding += meta["padding"]
+        self._batches += 1
+        self.keys = [entry.key for entry in meta["entries"]]
+
+    def close(self) -> dict[str, float]:
+        """The row over all ranks; starts the next window."""
+        elapsed = time.perf_counter() - self._started
+        # sums travel as integers (micro-nats, milliseconds), so the collective is exact
+        loss = float(self._loss)
+        finite = loss == loss and abs(loss) < 1e12
+        micro, tokens, milliseconds, broken = sum_over_ranks(
+            round(loss * 1e6) if finite else 0, self._tokens, round(self._seconds * 1e3),
+            0 if finite else 1)
+        row = {
+            "train/loss": float("nan") if broken else micro / 1e6 / max(1, tokens),
+            "train/audio_seconds_per_second": milliseconds / 1e3 / elapsed,
+            "train/padding_share": self._padding / max(1, self._batches),
+            "train/gradient_norm": float(self.gradient_norm),
+        }
+        self._reset()
+        return row
+
+
+def freeze(model: nn.Module, patterns: list[str]) -> int:
+    """Stop training the parameters whose names match; UserError for a pattern that matches none."""
+    frozen = 0
+    for pattern in patterns:
+        matched = [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
+        if not matched:
+            example = next(iter(dict(model.named_parameters())))
+            raise UserError(f"model.freeze: '{pattern}' matches no parameter (names look like "
+                            f"'{example}')")
+        for parameter in matched:
+            frozen += parameter.requires_grad * parameter.numel()
+            parameter.requires_grad = False
+    return frozen
+
+
+def build_trainer(config, run_dir: Path) -> lightning.Trainer:
+    """The Trainer of a run from the ``trainer``, ``strategy`` and ``logger`` groups."""
+    options = config.trainer
+    accelerator = options.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    precision = options.precision
+    if precision == "auto":
+        bf16 = accelerator == "gpu" and torch.cuda.is_bf16_supported()
+        precision = "bf16-mixed" if bf16 else "32-true"
+    strategy, devices = build_strategy(config.strategy, accelerator)
+    loggers = [MetricsFile(run_dir / "metrics.jsonl")]
+    if config.logger.name == "wandb":
+        loggers.append(WandbLogger(
+            project=config.logger.project, name=config.logger.run_name or run_dir.name,
+            tags=list(config.logger.tags), save_dir=str(run_dir),
+            offline=config.logger.mode == "offline"))
+    callbacks = [SaveCheckpoints(run_dir / "checkpoints", options.checkpoint_every,
+                                 options.keep_checkpoints)]
+    if options.progress:
+        callbacks.append(TrainingProgress(options.log_every))
+    return lightning.Trainer(
+        accelerator=accelerator, devices=devices, num_nodes=config.strategy.num_nodes,
+        strategy=strategy, precision=precision, logger=loggers, callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()] if config.strategy.name == "single" else None,
+        max_steps=options.max_steps, max_epochs=-1, accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=options.gradient_clip or None, use_distributed_sampler=False,
+        val_check_interval=options.validate_every * options.accumulate or None,
+        check_val_every_n_epoch=None, limit_val_batches=1.0 if options.validate_every else 0,
+        num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, deterministic=options.deterministic or None,
+        log_every_n_steps=1, default_root_dir=run_dir)

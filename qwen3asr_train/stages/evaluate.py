@@ -1,0 +1,148 @@
+"""Evaluation: scores a model on shards and writes metrics, results and the report of a run."""
+
+import json
+import logging
+import platform
+import time
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+import torch.distributed as dist
+import transformers
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+from transformers import PreTrainedTokenizerBase, Qwen3ASRProcessor
+
+import qwen3asr_train
+from qwen3asr_train.data.audio import decode
+from qwen3asr_train.data.dataset import SpeechDataset, loader
+from qwen3asr_train.data.plan import evaluation_cells
+from qwen3asr_train.data.shards import Entry, ShardReader, find_shards, read_entries
+from qwen3asr_train.decoding.generate import generate
+from qwen3asr_train.errors import UserError
+from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, edit_counts, score
+from qwen3asr_train.evaluation.report import write_report
+from qwen3asr_train.evaluation.text import split_output, units
+from qwen3asr_train.models import asr
+from qwen3asr_train.runtime.metrics import write_atomically, write_metrics
+from qwen3asr_train.stages.setup import as_list
+
+log = logging.getLogger(__name__)
+
+REPORT_CLIPS = 8
+"""Clips with a player in the report: half the worst, half perfect ones."""
+
+
+def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
+    """Score ``stage.init_from`` on ``data.test``."""
+    patterns = config.data.test or config.data.validation
+    if patterns is None:
+        raise UserError("name the shards to score: data.test=shards/mine/test")
+    started = time.perf_counter()
+    entries = [entry for shard in find_shards(as_list(patterns)) for entry in read_entries(shard)]
+    model, processor = asr.load(str(config.stage.init_from), config.model.attn_implementation)
+    loaded = time.perf_counter()
+    utterances = score_entries(model, processor, entries, config)
+    timings = {"preparing": loaded - started, "testing": time.perf_counter() - loaded}
+    return finish_run(config, run_dir, {}, utterances, [], timings)
+
+
+def score_entries(model: asr.Recogniser, processor: Qwen3ASRProcessor, entries: list[Entry],
+                  config: DictConfig, rank: int = 0, ranks: int = 1) -> list[tuple[Utterance, Entry]]:
+    """Transcribe every entry; all ranks share the work and all get every result."""
+    device = "cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu"
+    model = model.to(device).eval()
+    if not entries:
+        raise UserError("the test shards hold no samples")
+    cells = evaluation_cells(entries, config.data.evaluation_seconds, rank, ranks)
+    batches = loader(SpeechDataset(processor.tokenizer, with_prompts=True), cells,
+                     config.data.workers)
+    results, skipped = [], []
+    for batch in track(batches, "scoring", total=len(cells), console=Console(stderr=True),
+                       transient=True, disable=rank != 0):
+        skipped += batch["meta"]["skipped"]
+        inputs = {name: tensor.to(device) for name, tensor in batch["inputs"].items()}
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"
+                            and torch.cuda.is_bf16_supported()):
+            tokens = generate(model, inputs, config.stage.decoding.max_new_tokens)
+        results += read_batch(processor.tokenizer, tokens, batch["meta"])
+    skipped = gather_lists(skipped)
+    if len(skipped) > config.data.max_bad_samples:
+        raise UserError(f"{len(skipped)} unusable test samples, data.max_bad_samples="
+                        f"{config.data.max_bad_samples}; {skipped[0]}")
+    return gather_lists(results)
+
+
+def read_batch(tokenizer: PreTrainedTokenizerBase, tokens: list[list[int]], meta: dict
+               ) -> list[tuple[Utterance, Entry]]:
+    """Generated ids and a batch's ``meta`` -> scored utterances and where they lie."""
+    found = []
+    for i, entry in enumerate(meta["entries"]):
+        language, text = split_output(tokenizer.decode(tokens[i]))
+        found.append((Utterance(
+            key=entry.key, reference=meta["references"][i], hypothesis=text,
+            language=meta["languages"][i], predicted_language=language, duration=entry.duration,
+            source=meta["sources"][i]), entry))
+    return found
+
+
+def gather_lists(mine: list) -> list:
+    """Lists of all ranks joined, on every rank."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return mine
+    parts: list = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return [item for part in parts for item in part]
+
+
+def finish_run(config: DictConfig, run_dir: Path, metrics: dict[str, float],
+               results: list[tuple[Utterance, Entry]], history: list[dict],
+               timings: dict[str, float]) -> dict[str, float]:
+    """Write metrics.json, results.jsonl and report.html; returns the metrics."""
+    utterances = [utterance for utterance, _ in results]
+    if utterances:
+        metrics = metrics | {f"test/{name}": value for name, value in score(utterances).items()}
+        low, high = bootstrap_interval(utterances)
+        metrics |= {"test/wer_low": low, "test/wer_high": high}
+        write_atomically(run_dir / "results.jsonl", "".join(
+            json.dumps(vars(u), ensure_ascii=False) + "\n" for u in utterances))
+    metrics |= {f"time/{name}_seconds": value for name, value in timings.items()}
+    headline = {name: metrics[name] for name in (
+        "test/wer", "test/cer", "test/lid_accuracy", "val/wer", "train/loss", "train/seconds",
+        "train/audio_seconds_per_second", "train/padding_share") if name in metrics}
+    write_report(run_dir / "report.html", title=f"{config.stage.name}: {run_dir.name}",
+                 headline=headline, history=history, utterances=utterances,
+                 clips=_clips(results), config_yaml=OmegaConf.to_yaml(config, resolve=True),
+                 environment=environment(), timings=timings)
+    write_metrics(run_dir / "metrics.json", metrics)
+    return metrics
+
+
+def _clips(results: list[tuple[Utterance, Entry]]) -> dict[str, np.ndarray]:
+    """Waveforms of the worst utterances and of some perfect ones."""
+    def errors(result: tuple[Utterance, Entry]) -> float:
+        utterance = result[0]
+        reference = units(utterance.reference, utterance.language)
+        counts = edit_counts(reference, units(utterance.hypothesis, utterance.language))
+        wrong = counts.substitutions + counts.deletions + counts.insertions
+        return wrong / max(1, len(reference))
+
+    ranked = sorted(results, key=errors, reverse=True)
+    half = REPORT_CLIPS // 2
+    chosen = {id(r): r for r in ranked[:half] + ranked[::-1][:half]}.values()
+    reader = ShardReader()
+    clips = {u.key: decode(reader.read(entry)[1], name=entry.name) for u, entry in chosen}
+    reader.close()
+    return clips
+
+
+def environment() -> dict[str, str]:
+    """What the run ran on, for the report."""
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() \
+        else f"CPU, {torch.get_num_threads()} threads"
+    return {"device": device, "platform": platform.platform(), "python": platform.python_version(),
+            "qwen3asr_train": qwen3asr_train.__version__, "torch": torch.__version__,
+            "transformers": transformers.__version__, "lightning": lightning.__version__}

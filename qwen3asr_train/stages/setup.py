@@ -1,0 +1,102 @@
+"""What several stages begin with: data to shards, config to model and processor."""
+
+import logging
+import random
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from transformers import Qwen3ASRProcessor
+
+from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
+from qwen3asr_train.errors import UserError
+from qwen3asr_train.models import asr
+from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
+from qwen3asr_train.runtime.training import freeze
+
+log = logging.getLogger(__name__)
+
+TOKENIZER_TEXTS = 200_000
+"""Transcripts that a small tokenizer is trained on, at most."""
+
+
+def resolve_data(data: DictConfig) -> dict[str, list[str]]:
+    """Shard paths by split; the embedded corpus, made if need be, when no data is named."""
+    if data.train is None:
+        if "corpus" not in data:
+            raise UserError("data.train is not set: name shards (data.train=shards/mine/train), or "
+                            "use data=embedded")
+        from data_prep.embedded import Corpus, ensure_corpus
+
+        options = OmegaConf.to_container(data.corpus, resolve=True)
+        folders = ensure_corpus(Corpus(**{k: tuple(v) if isinstance(v, list) else v
+                                          for k, v in options.items()}), data.cache_dir)
+        folders.update({k: data[k] for k in ("validation", "test") if data[k] is not None})
+    else:
+        folders = {k: data[k] for k in ("train", "validation", "test") if data[k] is not None}
+    return {split: find_shards(as_list(patterns)) for split, patterns in folders.items()}
+
+
+def as_list(value) -> list[str]:
+    """One pattern or a list of them -> a list."""
+    return [value] if isinstance(value, str) else list(value)
+
+
+def build_recogniser(config: DictConfig, shards: list[str]
+                     ) -> tuple[asr.Recogniser, Qwen3ASRProcessor]:
+    """The model to train and its processor, as ``stage.init_from`` and ``model`` say."""
+    options = config.model
+    if config.stage.init_from is not None:
+        model, processor = asr.load(str(config.stage.init_from), options.attn_implementation)
+    else:
+        processor = build_processor(options.tokenizer, shards)
+        preset = OmegaConf.to_container(options, resolve=True)
+        model = asr.build(preset, processor, config.seed, options.attn_implementation)
+    model.lm_head.chunk_size = config.stage.loss_chunk
+    if options.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    frozen = freeze(model, list(options.freeze))
+    total = sum(p.numel() for p in model.parameters())
+    log.info("model: %.1f M parameters%s, vocabulary %d", total / 1e6,
+             f", {frozen / 1e6:.1f} M frozen" if frozen else "", len(processor.tokenizer))
+    return model, processor
+
+
+def build_processor(tokenizer: int | str, shards: list[str]) -> Qwen3ASRProcessor:
+    """A BPE of ``tokenizer`` entries trained on the shards' texts, or the one of a folder or hub."""
+    if isinstance(tokenizer, int):
+        return make_processor(train_tokenizer(_texts(shards), tokenizer))
+    try:
+        return Qwen3ASRProcessor.from_pretrained(tokenizer)
+    except OSError as error:
+        raise UserError(f"model.tokenizer={tokenizer}: neither a local folder nor a hub name that "
+                        f"can be reached ({str(error).splitlines()[0]})") from error
+
+
+def _texts(shards: list[str]) -> list[str]:
+    """Targets of the training shards as the tokenizer meets them, in a fixed sample."""
+    reader, texts, languages = ShardReader(), [], set()
+    for shard in random.Random(0).sample(shards, len(shards)):
+        for entry in read_entries(shard):
+            record, _ = reader.read(entry)
+            texts.append(record["text"])
+            languages.add(record.get("language"))
+        if len(texts) >= TOKENIZER_TEXTS:
+            break
+    reader.close()
+    tags = [f"language {name}" for name in sorted(map(str, languages))]
+    return ["system", "user", "assistant", *tags] * 2 + texts  # twice: BPE drops what is met once
+
+
+def add_lora(model: asr.Recogniser, options: DictConfig) -> nn.Module | None:
+    """Put LoRA adapters into ``model`` in place; returns peft's wrapper, None when off."""
+    if not options.rank:
+        return None
+    from peft import LoraConfig, get_peft_model
+
+    wrapper = get_peft_model(model, LoraConfig(
+        r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout,
+        target_modules=options.target_modules))
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    log.info("LoRA: %.2f M trainable parameters", trainable / 1e6)
+    return wrapper
+
