@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from data_prep.convert import AUDIO_FORMATS, Bad, Item, Summary, convert
@@ -136,8 +136,7 @@ def reporter(total: int | None) -> Iterator[Callable[[Receipt], None]]:
     if not console.is_terminal:
         yield tally.print_line
         return
-    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"),
-               TextColumn("left"), TimeRemainingColumn())
+    columns = (BarColumn(bar_width=10), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=total)
 
@@ -162,21 +161,20 @@ class _Tally:
 
     def text(self) -> str:
         rate = self.items / max(time.monotonic() - self._start, 1e-3)
-        of = f" of {self.total:,}" if self.total else ""
+        of = left = ""
+        if self.total and rate:
+            # Over the whole run: blocks arrive in bursts, which mislead a short-term estimate.
+            minutes = max(self.total - self.items, 0) / rate / 60
+            of, left = f" of {self.total:,}", f", {minutes:.1f} min left"
         return (f"{self.items:,}{of} items, {rate:,.0f} items/s, {self.seconds / 3600:.2f} h of "
-                f"audio, {self.bad:,} bad")
+                f"audio, {self.bad:,} bad{left}")
 
     def print_line(self, receipt: Receipt) -> None:
         self.add(receipt)
         now = time.monotonic()
-        if now - self._printed < _PLAIN_INTERVAL:
-            return
-        self._printed = now
-        left = ""
-        if self.total and self.items:
-            minutes = (self.total - self.items) * (now - self._start) / self.items / 60
-            left = f", {max(minutes, 0):.1f} min left"
-        print(self.text() + left, file=sys.stderr, flush=True)
+        if now - self._printed >= _PLAIN_INTERVAL:
+            self._printed = now
+            print(self.text(), file=sys.stderr, flush=True)
 
 
 def _report(summary: Summary) -> None:

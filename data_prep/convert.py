@@ -72,8 +72,8 @@ def convert(items: Iterable[Item | Bad], out: str | Path, *, source: str, worker
     A bad item is left out and listed. ``language`` is for items that name none; ``any_language``
     lets languages pass that the released models do not know. ``splits`` is ``{name: share}``: an
     item goes to a subfolder by a hash of its speaker (``meta["speaker"]``), else of its recording
-    if it is a segment, else of its key; the rest goes to ``train``. ``progress`` is called after each block. ``resume=False`` first removes
-    what an earlier conversion wrote to ``out``.
+    if it is a segment, else of its key; the rest goes to ``train``. ``progress`` is called after
+    each block. ``resume=False`` first removes what an earlier conversion wrote to ``out``.
 
     Raises UserError when ``out`` holds something else, or shards from other items or settings;
     when it cannot be written; when more than ``max_bad`` items are bad; when no item is good.

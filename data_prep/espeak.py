@@ -10,7 +10,6 @@ behind that a forked worker could inherit half-initialised.
 
 import _ctypes
 import ctypes
-import math
 import os
 import re
 import threading
@@ -144,7 +143,8 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.chunks: list[np.ndarray] = []
-        self.words: list[tuple[int, int]] = []  # (index of the character, sample)
+        # (index of the character, sample, number of phonemes before it)
+        self.words: list[tuple[int, int, int]] = []
         self.phonemes: list[tuple[str, int]] = []  # (name, sample)
         self.callback = _SynthCallback(self._receive)
 
@@ -155,7 +155,7 @@ class _Recorder:
             if event.type == _EVENT_END_OF_LIST:
                 break
             if event.type == _EVENT_WORD:
-                self.words.append((event.text_position - 1, event.sample))
+                self.words.append((event.text_position - 1, event.sample, len(self.phonemes)))
             elif event.type == _EVENT_PHONEME:
                 name = event.id.string.decode("utf-8", "replace")
                 self.phonemes.append((name, event.sample))
@@ -227,8 +227,9 @@ class Espeak:
         order of calls and in any process.
 
         Word times are those of espeak's own word events, to the sample. Where it merges words
-        ("out of" is one entry of its dictionary; Korean words in a sonorant often have no event
-        of their own), the boundary is the phoneme event nearest to the words' share of phonemes.
+        ("out of" and 关上 are single entries of its dictionaries; Korean words in a vowel or
+        nasal often have no event), the boundary is the event of the phoneme at which the second
+        word starts, counted from the phonemes of each word said alone.
 
         Raises ValueError: empty or unspeakable text, unknown voice or variant, value out of range.
         """
@@ -350,24 +351,26 @@ def _word_starts(
     tokens: list[re.Match], recorder: _Recorder, count_phonemes: Callable[[str], int]
 ) -> list[int]:
     """First sample of every token, from word events and, where one is missing, phoneme events."""
-    starts = {0: 0}
-    for character, sample in recorder.words:
+    starts, first_phonemes = {0: 0}, {0: 0, len(tokens): len(recorder.phonemes)}
+    latest = -1
+    for character, sample, phoneme in recorder.words:
         # Positions after a clause break may fall on the space before the word.
         index = next((i for i, t in enumerate(tokens) if t.end() > character), len(tokens) - 1)
-        if index > max(starts) or (index == 0 and len(starts) == 1):
-            starts[index] = sample
-    onsets = [sample for name, sample in recorder.phonemes if not _is_pause(name)]
+        if index > latest:
+            starts[index], first_phonemes[index] = sample, phoneme
+            latest = index
 
     known = sorted(starts)
     for first, after in zip(known, [*known[1:], len(tokens)], strict=True):
         if after == first + 1:
             continue
-        limit = starts.get(after, math.inf)
-        inside = [sample for sample in onsets if starts[first] <= sample < limit]
+        group = recorder.phonemes[first_phonemes[first] : first_phonemes[after]]
+        onsets = [sample for name, sample in group if not _is_pause(name)] or [starts[first]]
         ends = np.cumsum([count_phonemes(token.group()) for token in tokens[first:after]])
         for index, end in zip(range(first + 1, after), ends[:-1], strict=True):
-            phoneme = round(len(inside) * end / max(ends[-1], 1))
-            starts[index] = inside[min(phoneme, len(inside) - 1)]
+            # Said together they may have a phoneme more or less than said alone.
+            phoneme = round(len(onsets) * end / max(ends[-1], 1))
+            starts[index] = onsets[min(phoneme, len(onsets) - 1)]
     return [starts[index] for index in range(len(tokens))]
 
 

@@ -50,10 +50,11 @@ def items(path: Path, roots: tuple[Path, ...]) -> Iterator[Item | Bad]:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
+            place = f"{path}:{number}"
             try:
-                yield _item(line, f"{path}:{number}", roots)
+                yield _item(line, place, roots)
             except DataError as error:
-                yield Bad(f"line-{number}", "", f"{path}:{number}: {error}")
+                yield Bad(f"line-{number}", place, str(error))
 
 
 def _item(line: bytes, place: str, roots: tuple[Path, ...]) -> Item:
@@ -68,7 +69,7 @@ def _item(line: bytes, place: str, roots: tuple[Path, ...]) -> Item:
         raise DataError("no 'audio' path")
     if "text" not in row:
         raise DataError("no 'text'")
-    meta = row.get("meta") or {}
+    meta = {} if row.get("meta") is None else row["meta"]
     if not isinstance(meta, dict):
         raise DataError("'meta' must be an object")
     if row.get("speaker") is not None:

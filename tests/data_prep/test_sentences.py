@@ -1,0 +1,90 @@
+"""The embedded grammars: enough sentences, closed vocabularies, nothing that sounds alike."""
+
+import unicodedata
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+
+from data_prep.sentences import DOMAINS, LANGUAGES, sentence, vocabulary
+
+
+def sample(language: str, domain: str, count: int = 1500) -> list[str]:
+    rng = np.random.default_rng(0)
+    return [sentence(language, domain, rng) for _ in range(count)]
+
+
+def units(language: str, text: str) -> list[str]:
+    return text.split(" ") if LANGUAGES[language].spaced else list(text)
+
+
+@pytest.fixture(scope="module")
+def speaker():
+    pytest.importorskip("espeakng_loader")
+    from data_prep.espeak import Espeak
+
+    return Espeak()
+
+
+def test_a_generator_state_names_a_sentence():
+    for language in LANGUAGES:
+        assert sample(language, "dates", 20) == sample(language, "dates", 20)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_domain_makes_150_plain_short_sentences(language):
+    low, high = (2, 6) if LANGUAGES[language].spaced else (3, 9)
+    for domain in DOMAINS:
+        distinct = set(sample(language, domain))
+        assert len(distinct) >= 150, domain
+        for text in distinct:
+            assert low <= len(units(language, text)) <= high, text
+            # Letters and marks only; "".isalpha() also keeps double spaces out.
+            for word in units(language, text):
+                assert word and all(unicodedata.category(c)[0] in "LM" for c in word), text
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_vocabulary_is_closed_and_every_word_is_frequent(language):
+    words = vocabulary(language)
+    low, high = {"English": (60, 90), "Chinese": (40, 90)}.get(language, (40, 80))
+    assert low <= len(words) <= high
+    counts = Counter(
+        unit
+        for domain in DOMAINS
+        for text in set(sample(language, domain))
+        for unit in set(units(language, text))
+    )
+    assert set(counts) == words
+    assert min(counts.values()) >= 8, counts.most_common()[-5:]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_two_words_sound_alike(language, speaker):
+    heard = defaultdict(list)
+    for word in sorted(vocabulary(language)):
+        phonemes = "".join(speaker.phonemes(word, LANGUAGES[language].espeak))
+        # Stress marks fall away inside a sentence, so they may not be the only difference.
+        heard[phonemes.translate(str.maketrans("", "", "',%="))].append(word)
+    offenders = [words for words in heard.values() if len(words) > 1]
+    assert not offenders
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_sentences_last_about_a_second(language, speaker):
+    rng = np.random.default_rng(1)
+    durations = []
+    for domain in DOMAINS * 3:
+        text = sentence(language, domain, rng)
+        speech = speaker.synthesize(text, LANGUAGES[language].espeak)
+        assert [word for word, _, _ in speech.words] == units(language, text)
+        durations.append(speech.duration)
+    assert min(durations) > 0.4 and max(durations) < 3
+    assert 0.8 < np.mean(durations) < 2
+
+
+def test_unknown_names_are_value_errors():
+    with pytest.raises(ValueError, match=r"'Klingon'.*English"):
+        vocabulary("Klingon")
+    with pytest.raises(ValueError, match=r"'poems'.*commands"):
+        sentence("English", "poems", np.random.default_rng(0))
