@@ -1,10 +1,8 @@
 """``python -m qwen3asr_train stage=sft``: compose the config, run the stage."""
 
 import importlib
-import logging
 import os
 import sys
-import warnings
 from datetime import datetime
 from pathlib import Path
 
@@ -35,10 +33,21 @@ OmegaConf.register_new_resolver("new_run_dir", new_run_dir, replace=True)
 @hydra.main(config_path=str(command_line.CONFIGS), config_name="config", version_base="1.3")
 def run(config: DictConfig) -> None:
     """One stage in its run folder."""
+    try:
+        run_stage(config)
+    except UserError as error:  # here, before hydra prints the overrides around it
+        sys.exit(command_line.report_error(str(error)))
+
+
+def run_stage(config: DictConfig) -> None:
+    """Check the config, run the stage, print what came out."""
     command_line.refuse_unknown_keys(config)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"{missing[0]} is not set; say {missing[0]}=…")
     run_dir = Path(HydraConfig.get().runtime.output_dir)
+    from qwen3asr_train.runtime.quiet import quieten  # imports torch: not needed for --help
+
+    quieten()
     stage = importlib.import_module(f"qwen3asr_train.stages.{config.stage.name}")
     if os.environ.get("LOCAL_RANK", "0") == "0":
         OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
@@ -48,8 +57,6 @@ def run(config: DictConfig) -> None:
 
 def main() -> int:
     """Exit status: 0 done, 1 some files failed, 2 a mistake that the message explains."""
-    warnings.filterwarnings("ignore", module="lightning|torch|transformers|deepspeed|hydra")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         sys.argv[1:] = command_line.check_arguments(sys.argv[1:])
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors arrive here, not at hydra's printer

@@ -127,11 +127,12 @@ class StepLoader:
                 yield batch
 
 
-def sum_over_ranks(*numbers: int) -> list[int]:
-    """Each number summed over all ranks (one collective); itself when there is one process."""
+def sum_over_ranks(*numbers: int | float) -> list[int | float]:
+    """Each number (all int or all float) summed over the ranks in one collective."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return list(numbers)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor(numbers, dtype=torch.int64, device=device)
+    dtype = torch.int64 if isinstance(numbers[0], int) else torch.float64
+    tensor = torch.tensor(numbers, dtype=dtype, device=device)
     dist.all_reduce(tensor)
     return tensor.tolist()

@@ -15,9 +15,9 @@ def generate(model: Recogniser, inputs: dict[str, Tensor], max_new_tokens: int,
     is embedded once here; ``generate`` would keep it as a model input. ``synced``: keep stepping
     until every rank has finished, as ZeRO-3 needs.
     """
+    embeddings = model.embed(inputs["prompt_ids"], model.encode_audio(inputs))
     output = model.generate(
-        inputs_embeds=model.embed(inputs | {"input_ids": inputs["prompt_ids"]}),
-        attention_mask=inputs["prompt_mask"],
+        inputs_embeds=embeddings, attention_mask=inputs["prompt_mask"],
         max_new_tokens=max_new_tokens, do_sample=False, synced_gpus=synced)
     ends = set(model.generation_config.eos_token_id) | {model.generation_config.pad_token_id}
     return [[token for token in row if token not in ends] for row in output.tolist()]

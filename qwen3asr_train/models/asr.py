@@ -15,6 +15,7 @@ from transformers import (
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.encoder import batch_windows
 from qwen3asr_train.objectives.cross_entropy import chunked_cross_entropy
+from qwen3asr_train.objectives.ctc import packed_ctc
 
 log = logging.getLogger(__name__)
 
@@ -41,29 +42,54 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
     Made by :func:`adapt`; its state dict, config and checkpoint folder are transformers' own.
     """
 
-    def embed(self, batch: dict[str, Tensor]) -> Tensor:
-        """Token embeddings ``(clips, length, d)`` with the audio in place of its pad tokens."""
-        inner = self.model
-        embeddings = inner.language_model.embed_tokens(batch["input_ids"])
-        audio = inner.audio_tower(batch["input_features"], chunk_lengths=batch["chunk_lengths"],
-                                  clip_chunks=batch["clip_chunks"]).last_hidden_state
-        audio = inner.multi_modal_projector(audio)
-        places = (batch["input_ids"] == self.config.audio_token_id).unsqueeze(-1)
+    def encode_audio(self, batch: dict[str, Tensor]) -> Tensor:
+        """Projected audio tokens of all clips, packed ``(tokens, d)``."""
+        encoded = self.model.audio_tower(
+            batch["input_features"], chunk_lengths=batch["chunk_lengths"],
+            clip_chunks=batch["clip_chunks"]).last_hidden_state
+        return self.model.multi_modal_projector(encoded)
+
+    def embed(self, input_ids: Tensor, audio: Tensor) -> Tensor:
+        """Token embeddings ``(clips, length, d)`` with ``audio`` in place of its pad tokens."""
+        embeddings = self.model.language_model.embed_tokens(input_ids)
+        places = (input_ids == self.config.audio_token_id).unsqueeze(-1)
         return embeddings.masked_scatter(places, audio.to(embeddings.dtype))
 
-    def target_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Summed cross-entropy over the target tokens of a training batch, a float32 scalar.
+    def target_loss(self, batch: dict[str, Tensor], with_ctc: bool = False
+                    ) -> tuple[Tensor, Tensor | None]:
+        """Summed cross-entropy over the target tokens of a batch, a float32 scalar; and the CTC.
 
-        ``batch`` as :class:`qwen3asr_train.data.collate.Collator` makes it: ``input_ids`` and
+        ``batch`` as :func:`qwen3asr_train.data.collate.collate` makes it: ``input_ids`` and
         ``labels`` ``(clips, length)``, padded on the right, labels -100 wherever there is no
         target; ``input_features``, ``chunk_lengths``, ``clip_chunks`` of the encoder. Padding on
         the right under causal attention needs no mask: no target sees it.
+
+        ``with_ctc``: also return :meth:`ctc_loss` of the same audio, else None.
         """
-        hidden = self.model.language_model(inputs_embeds=self.embed(batch),
+        audio = self.encode_audio(batch)
+        hidden = self.model.language_model(inputs_embeds=self.embed(batch["input_ids"], audio),
                                            use_cache=False).last_hidden_state
         labels = batch["labels"][:, 1:]
         is_target = labels != -100
-        return self.lm_head(hidden[:, :-1][is_target], labels[is_target])
+        loss = self.lm_head(hidden[:, :-1][is_target], labels[is_target])
+        return loss, self.ctc_loss(audio, batch) if with_ctc else None
+
+    def ctc_loss(self, audio: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """CTC of the transcript through the language model's own head, summed over clips.
+
+        With tied embeddings it pulls each audio token towards the embedding of what is said there,
+        so a model with random weights finds the alignment in a few hundred steps instead of
+        thousands. The blank is ``<|audio_pad|>``, which is never a target. It needs all logits of
+        the audio positions: for small vocabularies.
+        """
+        ids, labels = batch["input_ids"], batch["labels"]
+        # the transcript: targets after <asr_text>, without the end
+        after_marker = (ids == self.config.asr_text_token_id).cumsum(1) \
+            - (ids == self.config.asr_text_token_id).long() > 0
+        is_text = (labels != -100) & after_marker & (labels != self.config.eos_token_id[-1])
+        lengths = (ids == self.config.audio_token_id).sum(1)
+        return packed_ctc(self.lm_head(audio), lengths, [row[mask] for row, mask in zip(
+            labels, is_text, strict=True)], blank=self.config.audio_token_id)
 
 
 def adapt(model: Qwen3ASRForConditionalGeneration) -> Recogniser:
@@ -94,8 +120,9 @@ def build(preset: dict, processor: Qwen3ASRProcessor, seed: int,
         timestamp_token_id=ids("<timestamp>"),
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=[ids("<|endoftext|>"), ids("<|im_end|>")],
-        initializer_range=text.get("initializer_range", 0.02),
-        tie_word_embeddings=text.get("tie_word_embeddings", True),
+        asr_text_token_id=ids("<asr_text>"),
+        initializer_range=text["initializer_range"],
+        tie_word_embeddings=text["tie_word_embeddings"],
         attn_implementation=attn_implementation,
     )
     with torch.random.fork_rng(devices=[]):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 
 class MetricsFile(Logger):
@@ -25,16 +26,18 @@ class MetricsFile(Logger):
         """One file a run."""
         return "0"
 
+    @rank_zero_only
     def log_hyperparams(self, *args, **kwargs) -> None:
         """The run folder has config.yaml."""
 
+    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append one row; written at once, so that a killed run keeps its history."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | metrics) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop rows after ``step``: a resumed run writes them again."""
+        """Drop rows after ``step``: a resumed run writes them again, a new one begins empty."""
         if self.path.is_file():
             rows = [row for row in read_history(self.path) if row["step"] <= step]
             write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in rows))

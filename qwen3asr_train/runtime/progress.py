@@ -8,13 +8,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class TrainingProgress(Callback):
-    """A rich bar on a terminal; elsewhere one plain line every ``log_every`` steps."""
+    """A rich bar on a terminal; elsewhere one plain line a row of metrics."""
 
-    def __init__(self, log_every: int):
-        self.log_every = log_every
+    def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
-        self._started = 0.0
+        self._started, self._first, self._printed = 0.0, 0, 0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Open the bar at the resumed step."""
@@ -42,12 +41,11 @@ class TrainingProgress(Callback):
             if "val/wer" in row:
                 fields["extra"] = f"val WER {row['val/wer']:.3f}"
             self._bar.update(self._task, completed=trainer.global_step, **fields)
-        elif trainer.is_global_zero and row.get("step") == trainer.global_step \
-                and row.get("step") != getattr(self, "_printed", None):
+        elif trainer.is_global_zero and row.get("step", self._printed) != self._printed:
+            # the row of a step is written after the callbacks have seen that step
             self._printed = row["step"]
-            done = trainer.global_step - self._first
-            left = (time.perf_counter() - self._started) / done * (trainer.max_steps -
-                                                                   trainer.global_step)
+            pace = (time.perf_counter() - self._started) / (trainer.global_step - self._first)
+            left = pace * (trainer.max_steps - trainer.global_step)
             self._console.print(
                 f"step {row['step']}/{trainer.max_steps}  loss {row['train/loss']:.3f}  "
                 f"lr {row['train/lr']:.1e}  {row['train/audio_seconds_per_second']:.0f} s audio/s  "

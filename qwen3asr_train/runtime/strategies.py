@@ -12,6 +12,8 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strateg
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.runtime.checkpoint import AtomicCheckpointIO
 
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state, besides the step
+
 STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3")
 
 
@@ -33,6 +35,14 @@ class ZeroStrategy(DeepSpeedStrategy):
         device = super().root_device
         return torch.device("cpu", 0) if device.type == "cpu" else device
 
+    def setup_distributed(self) -> None:
+        """Lightning checks the device indices first; CPU processes have none."""
+        if not isinstance(self.accelerator, CPUAccelerator):
+            super().setup_distributed()
+            return
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
     def _init_deepspeed_distributed(self) -> None:
         if isinstance(self.accelerator, CPUAccelerator):
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -40,38 +50,63 @@ class ZeroStrategy(DeepSpeedStrategy):
         super()._init_deepspeed_distributed()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath, storage_options=None) -> None:
-        """Gather weights and optimiser state on rank 0 and write one file."""
+        """Gather weights and optimiser state and write one file on rank 0."""
         checkpoint = dict(checkpoint)
         checkpoint["state_dict"] = gather_weights(self.lightning_module)
-        checkpoint["optimizer_states"] = [self._gather_optimizer()]
+        checkpoint["optimizer_states"] = [{"by_name": self._gather_optimizer()}]
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, filepath)
         self.barrier()
 
-    def _gather_optimizer(self) -> dict[str, Any]:
+    def _gather_optimizer(self) -> dict[str, dict[str, torch.Tensor]]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        names = trainable(self.lightning_module)
-        step = int(self.lightning_module.trainer.global_step)
+        self._link_optimizer_state()
         state = {}
-        for name, parameter in names.items():
-            moments = {key: safe_get_full_optimizer_state(parameter, key)
-                       for key in ("exp_avg", "exp_avg_sq")}
-            state[name] = {"step": torch.tensor(float(step))} | {
-                key: value.detach().float().cpu().clone() for key, value in moments.items()}
-        return {"by_name": state}
+        for name, parameter in trainable(self.lightning_module).items():
+            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in _MOMENTS}
+            state[name] = {"step": self._steps_taken()} | {
+                key: value.float().cpu().clone() for key, value in moments.items()}
+        return state
 
     def load_checkpoint(self, checkpoint_path, weights_only: bool | None = None) -> dict[str, Any]:
         """Every rank reads the file and keeps its own part."""
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         checkpoint = self.checkpoint_io.load_checkpoint(checkpoint_path)
+        saved = checkpoint["optimizer_states"][0]["by_name"]
+        self._create_optimizer_state(next(iter(saved.values()))["step"])
+        self._link_optimizer_state()
         for name, parameter in trainable(self.lightning_module).items():
             safe_set_full_fp32_param(parameter, checkpoint["state_dict"][name])
-            for key in ("exp_avg", "exp_avg_sq"):
-                value = checkpoint["optimizer_states"][0]["by_name"][name][key]
-                safe_set_full_optimizer_state(parameter, value, key)
+            for key in _MOMENTS:
+                safe_set_full_optimizer_state(parameter, saved[name][key], key)
         return checkpoint
+
+    def _flat_parameters(self) -> list[torch.Tensor]:
+        """What DeepSpeed's inner optimiser steps: flat float32 partitions of this rank."""
+        zero = self.deepspeed_engine.optimizer
+        return zero.fp32_partitioned_groups_flat if self.zero_stage_3 \
+            else zero.single_partition_of_fp32_groups
+
+    def _create_optimizer_state(self, step: torch.Tensor) -> None:
+        """AdamW makes its state in the first step; a loaded one needs a place before it."""
+        state = self.deepspeed_engine.optimizer.optimizer.state
+        for flat in self._flat_parameters():
+            state[flat] = {"step": step.to(flat.device, copy=True)} | {
+                key: torch.zeros_like(flat) for key in _MOMENTS}
+
+    def _link_optimizer_state(self) -> None:
+        """Let the parameters of ZeRO-1/2 find their moments. DeepSpeed (0.19) links all groups after
+        the first group's first step, when the others have no state yet."""
+        if not self.zero_stage_3:
+            zero = self.deepspeed_engine.optimizer
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def _steps_taken(self) -> torch.Tensor:
+        state = self.deepspeed_engine.optimizer.optimizer.state
+        return state[self._flat_parameters()[0]]["step"].detach().cpu().clone()
 
     def load_model_state_dict(self, checkpoint: dict[str, Any], strict: bool = True) -> None:
         """Already done by :meth:`load_checkpoint`."""

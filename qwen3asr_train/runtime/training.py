@@ -4,6 +4,7 @@ A stage subclasses :class:`TrainingModule` and says how a batch becomes a summed
 validation does; optimiser, normalisation, logging and guards are here.
 """
 
+import math
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,7 +28,7 @@ from qwen3asr_train.runtime.strategies import build_strategy
 class TrainingModule(lightning.LightningModule):
     """Optimiser, exact step-loss normalisation, logging and guards around ``self.model``.
 
-    Subclasses implement :meth:`summed_loss`. ``latest`` is the newest row of metrics.
+    Subclasses implement :meth:`summed_losses`. ``latest`` is the newest row of metrics.
     """
 
     def __init__(self, model: nn.Module, optimizer: dict, trainer: dict, seed: int):
@@ -37,10 +38,18 @@ class TrainingModule(lightning.LightningModule):
         self.latest: dict[str, float] = {}
         self.nonfinite_steps = 0
         self._window = _Window()
+        self._loaded: dict[str, dict] | None = None
 
-    def summed_loss(self, inputs: dict[str, Tensor]) -> Tensor:
-        """The loss of a micro-batch, summed over its target tokens (a scalar)."""
+    def summed_losses(self, inputs: dict[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
+        """Name -> (weight, loss of a micro-batch summed over its target tokens); one is ``loss``."""
         raise NotImplementedError
+
+    def on_train_start(self) -> None:
+        """Begin the history and the learning rate at this step, the optimiser where it was."""
+        for logger in self.loggers:
+            if isinstance(logger, MetricsFile) and self.trainer.is_global_zero:
+                logger.rewind(self.global_step)
+        self._restore_optimizer()
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         """Seed what the forward pass draws (dropout) from the step, so a resumed run draws it too."""
@@ -48,9 +57,9 @@ class TrainingModule(lightning.LightningModule):
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         """Loss whose average over ranks and micro-batches is the mean over the step's targets."""
-        total = self.summed_loss(batch["inputs"])
-        meta = batch["meta"]
-        self._window.add(total.detach(), meta)
+        losses, meta = self.summed_losses(batch["inputs"]), batch["meta"]
+        self._window.add({name: loss.detach() for name, (_, loss) in losses.items()}, meta)
+        total = sum(weight * loss for weight, loss in losses.values())
         # Lightning (or DeepSpeed) divides by the micro-batches, DDP (or ZeRO) by the ranks
         parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
         return total * (parts / max(1, meta["step_tokens"]))
@@ -86,10 +95,10 @@ class TrainingModule(lightning.LightningModule):
         engine = getattr(self.trainer.strategy, "deepspeed_engine", None)
         if engine is not None:
             row["train/gradient_norm"] = float(engine.get_global_grad_norm() or 0.0)
-            if not torch.isfinite(torch.tensor(row["train/loss"])):
+            if not math.isfinite(row["train/loss"]):
                 raise UserError(f"the loss is not finite at step {self.global_step}; "
                                 "lower stage.optimizer.lr or look at the data")
-        row["train/lr"] = self.optimizers().param_groups[0]["lr"]
+        row["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         row["train/nonfinite_steps"] = self.nonfinite_steps
         self.log_row(row)
 
@@ -99,39 +108,73 @@ class TrainingModule(lightning.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(row, step=self.global_step)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Optimiser state by parameter name: the same file for every strategy."""
+        if hasattr(self.trainer.strategy, "deepspeed_engine"):
+            return  # gathered by the strategy
+        state = checkpoint["optimizer_states"][0]["state"]
+        checkpoint["optimizer_states"] = [{"by_name": {
+            name: state[i] for i, name in enumerate(self._optimizer_names()) if i in state}}]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the optimiser's state until the optimiser exists; ZeRO loads its own part."""
+        if not hasattr(self.trainer.strategy, "deepspeed_engine"):
+            self._loaded = checkpoint["optimizer_states"][0]["by_name"]
+            checkpoint["optimizer_states"] = []
+
+    def _restore_optimizer(self) -> None:
+        """Loaded state back into the optimiser, and the learning rate of this step."""
+        optimizer = self.trainer.optimizers[0]
+        if self._loaded is not None:
+            state = optimizer.state_dict()
+            state["state"] = {i: self._loaded[name]
+                              for i, name in enumerate(self._optimizer_names())
+                              if name in self._loaded}
+            optimizer.load_state_dict(state)
+            self._loaded = None
+        for group in optimizer.param_groups:
+            group["lr"] = self._optimizer["lr"] * self._lr_factor(self.global_step)
+
+    def _optimizer_names(self) -> list[str]:
+        """Trainable parameters in the optimiser's order: matrices first."""
+        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+        return [n for n, p in named if p.ndim > 1] + [n for n, p in named if p.ndim <= 1]
+
+    def _lr_factor(self, step: int) -> float:
+        options = self._optimizer
+        return lr_factor(step, total=self.trainer.max_steps, warmup=options["warmup_steps"],
+                         schedule=options["schedule"], final=options["final_lr_share"],
+                         decay_share=options["decay_share"])
+
     def configure_optimizers(self) -> dict:
         """AdamW; weight decay on matrices only; the schedule per step."""
-        options = self._optimizer
-        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for _, p in named if p.ndim > 1],
-             "weight_decay": options["weight_decay"]},
-            {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        options, parameters = self._optimizer, dict(self.named_parameters())
+        ordered = [parameters[name] for name in self._optimizer_names()]
+        groups = [{"params": [p for p in ordered if p.ndim > 1],
+                   "weight_decay": options["weight_decay"]},
+                  {"params": [p for p in ordered if p.ndim <= 1], "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=options["lr"],
                                       betas=tuple(options["betas"]), fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(
-            step, total=self.trainer.max_steps, warmup=options["warmup_steps"],
-            schedule=options["schedule"], final=options["final_lr_share"],
-            decay_share=options["decay_share"]))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class _Window:
-    """Sums since the last row of metrics; the loss stays on the device until the row is written."""
+    """Sums since the last row of metrics; losses stay on the device until the row is written."""
 
     def __init__(self) -> None:
         self.gradient_norm: Tensor | float = 0.0
         self._reset()
 
     def _reset(self) -> None:
-        self._loss: Tensor | float = 0.0
+        self._losses: dict[str, Tensor] = {}
         self._tokens, self._seconds, self._batches, self._padding = 0, 0.0, 0, 0.0
         self.keys: list[str] = []
         self._started = time.perf_counter()
 
-    def add(self, loss: Tensor, meta: dict) -> None:
-        self._loss = self._loss + loss
+    def add(self, losses: dict[str, Tensor], meta: dict) -> None:
+        for name, loss in losses.items():
+            self._losses[name] = self._losses.get(name, 0.0) + loss
         self._tokens += meta["target_tokens"]
         self._seconds += sum(entry.duration for entry in meta["entries"])
         self._padding += meta["padding"]
@@ -141,16 +184,15 @@ class _Window:
     def close(self) -> dict[str, float]:
         """The row over all ranks; starts the next window."""
         elapsed = time.perf_counter() - self._started
-        # sums travel as integers (micro-nats, milliseconds), so the collective is exact
-        loss = float(self._loss)
-        finite = loss == loss and abs(loss) < 1e12
-        micro, tokens, milliseconds, broken = sum_over_ranks(
-            round(loss * 1e6) if finite else 0, self._tokens, round(self._seconds * 1e3),
-            0 if finite else 1)
-        row = {
-            "train/loss": float("nan") if broken else micro / 1e6 / max(1, tokens),
-            "train/audio_seconds_per_second": milliseconds / 1e3 / elapsed,
-            "train/padding_share": self._padding / max(1, self._batches),
+        names = sorted(self._losses)
+        *sums, tokens, seconds, padding, batches = sum_over_ranks(
+            *(float(self._losses[name]) for name in names), float(self._tokens), self._seconds,
+            self._padding, float(self._batches))
+        row = {f"train/{name}": total / max(1.0, tokens)
+               for name, total in zip(names, sums, strict=True)}
+        row |= {
+            "train/audio_seconds_per_second": seconds / elapsed,
+            "train/padding_share": padding / max(1.0, batches),
             "train/gradient_norm": float(self.gradient_norm),
         }
         self._reset()
@@ -192,7 +234,7 @@ def build_trainer(config, run_dir: Path) -> lightning.Trainer:
     callbacks = [SaveCheckpoints(run_dir / "checkpoints", options.checkpoint_every,
                                  options.keep_checkpoints)]
     if options.progress:
-        callbacks.append(TrainingProgress(options.log_every))
+        callbacks.append(TrainingProgress())
     return lightning.Trainer(
         accelerator=accelerator, devices=devices, num_nodes=config.strategy.num_nodes,
         strategy=strategy, precision=precision, logger=loggers, callbacks=callbacks,

@@ -31,6 +31,9 @@ from qwen3asr_train.stages.setup import add_lora, build_recogniser, resolve_data
 
 log = logging.getLogger(__name__)
 
+CTC_FROM_SCRATCH = 0.5
+"""``stage.ctc_weight=auto`` for random weights; 0 for a model that has learned to align."""
+
 
 class SFT(TrainingModule):
     """Loss and validation of the stage."""
@@ -39,17 +42,22 @@ class SFT(TrainingModule):
         super().__init__(model, OmegaConf.to_container(config.stage.optimizer),
                          OmegaConf.to_container(config.trainer), config.seed)
         self._tokenizer = processor.tokenizer
+        from_scratch = config.stage.init_from is None
+        weight = config.stage.ctc_weight
+        self._ctc_weight = (CTC_FROM_SCRATCH if from_scratch else 0.0) if weight == "auto" else weight
         self._max_new_tokens = config.stage.decoding.max_new_tokens
         self._utterances: list[tuple[Utterance, Entry]] = []
         self._losses: list[tuple[float, int]] = []
 
-    def summed_loss(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Cross-entropy summed over target tokens."""
-        return self.model.target_loss(inputs)
+    def summed_losses(self, inputs: dict[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
+        """Cross-entropy summed over target tokens, and CTC where it is on."""
+        loss, ctc = self.model.target_loss(inputs, with_ctc=self._ctc_weight > 0)
+        losses = {"loss": (1.0, loss)}
+        return losses if ctc is None else losses | {"ctc_loss": (self._ctc_weight, ctc)}
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Loss and greedy transcripts of one batch."""
-        self._losses.append((float(self.model.target_loss(batch["inputs"])),
+        self._losses.append((float(self.model.target_loss(batch["inputs"])[0]),
                              batch["meta"]["target_tokens"]))
         tokens = generate(self.model, batch["inputs"], self._max_new_tokens,
                           synced=self.trainer.strategy.strategy_name == "deepspeed_stage_3")

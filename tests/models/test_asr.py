@@ -1,0 +1,153 @@
+"""Our recogniser against transformers' model on the checkpoint folder that it writes."""
+
+import pytest
+import torch
+from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
+
+from qwen3asr_train.data import features
+from qwen3asr_train.data.collate import Example, collate
+from qwen3asr_train.data.prompts import PromptBuilder
+from qwen3asr_train.decoding.generate import generate
+from qwen3asr_train.decoding.transcriber import Transcriber
+from qwen3asr_train.errors import UserError
+from qwen3asr_train.models import asr
+from qwen3asr_train.models.tokenizer import MARKERS, SPECIAL_TOKENS
+
+
+@pytest.fixture(scope="module")
+def folder(model, processor, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "model"
+    asr.save(model, processor, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def theirs(folder):
+    return Qwen3ASRForConditionalGeneration.from_pretrained(folder).eval()
+
+
+@pytest.fixture(scope="module")
+def examples(processor, waveforms):
+    prompts = PromptBuilder(processor.tokenizer)
+    mels = [features.log_mel(waveform) for waveform in waveforms]
+    texts = ["turn on", "关上客厅的门", "light", "please turn the light on now", "the"]
+    return [Example(mel, prompts.prompt(features.audio_tokens(len(mel)), context),
+                    prompts.target(text, "English"))
+            for mel, text, context in zip(mels, texts, ["", "light, now", "", "", ""], strict=True)]
+
+
+@pytest.fixture(scope="module")
+def batch(examples, processor):
+    return collate(examples, processor.tokenizer.pad_token_id, with_prompts=True)
+
+
+def test_loss_and_gradient_equal_transformers(model, theirs, examples, batch, processor, waveforms):
+    model.zero_grad()
+    loss, _ = model.target_loss(batch)
+    loss.backward()
+    theirs.zero_grad()
+    expected = 0.0
+    for example, waveform in zip(examples, waveforms, strict=True):
+        audio = processor.feature_extractor([waveform], sampling_rate=16_000, padding=True,
+                                            return_attention_mask=True)
+        ids = torch.tensor([example.prompt + example.target])
+        labels = ids.clone()
+        labels[:, :len(example.prompt)] = -100
+        output = theirs(input_ids=ids, input_features=audio["input_features"],
+                        input_features_mask=audio["attention_mask"], labels=labels)
+        expected = expected + output.loss * len(example.target)
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    gradients = dict(theirs.named_parameters())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-3, atol=1e-3,
+                                   msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_their_generate_gives_our_text(model, theirs, folder, batch, waveforms):
+    processor = AutoProcessor.from_pretrained(folder)
+    assert isinstance(processor, Qwen3ASRProcessor)
+    ours = generate(model, batch, 12)
+    prompts = [None, "light, now", None, None, None]
+    for waveform, prompt, mine in zip(waveforms, prompts, ours, strict=True):
+        inputs = processor.apply_transcription_request(audio=[waveform], prompt=prompt)
+        output = theirs.generate(**inputs, max_new_tokens=12)[0, inputs["input_ids"].shape[1]:]
+        assert processor.tokenizer.decode(output, skip_special_tokens=True) == \
+            processor.tokenizer.decode(mine, skip_special_tokens=True)
+
+
+def test_prompt_is_the_processors(processor, waveforms):
+    prompts = PromptBuilder(processor.tokenizer)
+    for waveform in waveforms:
+        tokens = features.audio_tokens(features.mel_frames(len(waveform)))
+        for context in (None, "names: Ada,\n李雷"):
+            expected = processor.apply_transcription_request(audio=[waveform], prompt=context)
+            assert prompts.prompt(tokens, context or "") == expected["input_ids"][0].tolist()
+        forced = processor.apply_transcription_request(audio=[waveform], language="zh")
+        assert prompts.prompt(tokens) + prompts.prefill("Chinese") == \
+            forced["input_ids"][0].tolist()
+
+
+def test_tokenizer_keeps_qwens_special_tokens(processor, folder):
+    reloaded = AutoProcessor.from_pretrained(folder).tokenizer
+    text = "language Chinese<asr_text>关上客厅的门<|im_end|>"
+    ids = reloaded(text)["input_ids"]
+    assert ids == processor.tokenizer(text)["input_ids"]
+    assert reloaded.decode(ids) == text
+    assert reloaded.decode(ids, skip_special_tokens=True) == text.removesuffix("<|im_end|>")
+    added = reloaded.convert_tokens_to_ids([*SPECIAL_TOKENS, *MARKERS])
+    assert len(set(added)) == len(added) and min(added) >= 256
+    # a hanzi is never merged with its neighbour
+    assert len(reloaded("关上客厅的门")["input_ids"]) >= 6
+
+
+def test_ctc_is_torchs_on_each_clip(model, batch, examples, processor):
+    audio = model.encode_audio(batch)
+    found = model.ctc_loss(audio, batch)
+    expected, start = 0.0, 0
+    for example in examples:
+        tokens = example.prompt.count(model.config.audio_token_id)
+        log_probs = model.lm_head(audio[start:start + tokens]).log_softmax(-1)
+        start += tokens
+        marker = example.target.index(processor.tokenizer.convert_tokens_to_ids("<asr_text>"))
+        target = torch.tensor(example.target[marker + 1:-1])
+        expected = expected + torch.nn.functional.ctc_loss(
+            log_probs[:, None], target[None], [tokens], [len(target)],
+            blank=model.config.audio_token_id, reduction="sum")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_activation_checkpointing_changes_nothing(model, batch):
+    model.zero_grad()
+    model.target_loss(batch)[0].backward()
+    before = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    model.target_loss(batch)[0].backward()
+    model.eval()
+    model.gradient_checkpointing_disable()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, before[name], rtol=1e-5, atol=1e-5)
+
+
+def test_transcriber_covers_long_audio_and_forced_language(model, processor, waveforms):
+    transcriber = Transcriber(model, processor, max_new_tokens=4, max_piece_seconds=3.0,
+                              batch_seconds=8.0)
+    found = transcriber(waveforms)
+    assert len(found) == len(waveforms)
+    assert transcriber(waveforms[:1]) == found[:1]
+    forced = Transcriber(model, processor, language="Chinese", max_new_tokens=4)(waveforms[:2])
+    assert [transcript.language for transcript in forced] == ["Chinese", "Chinese"]
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("/nowhere/model", "no such folder"), ("./x", "no such folder"), ("plain", "no such folder")])
+def test_loading_nothing_says_so(name, message):
+    with pytest.raises(UserError, match=message):
+        asr.load(name)
+
+
+def test_loading_a_run_folder_points_to_its_model(folder):
+    with pytest.raises(UserError, match="did you mean .*model"):
+        asr.load(str(folder.parent))

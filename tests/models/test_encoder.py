@@ -1,0 +1,77 @@
+"""The windowed encoder against transformers' own."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Qwen3ASREncoder, Qwen3ASREncoderConfig
+
+from qwen3asr_train.models.encoder import batch_windows, plan_windows
+
+
+@pytest.fixture(scope="module")
+def pair():
+    torch.manual_seed(0)
+    config = Qwen3ASREncoderConfig(d_model=16, encoder_layers=2, encoder_attention_heads=2,
+                                   encoder_ffn_dim=24, downsample_hidden_size=4,
+                                   initializer_range=0.3)
+    reference = Qwen3ASREncoder(config)
+    return reference, batch_windows(copy.deepcopy(reference))
+
+
+def padded(frames: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random features and mask in transformers' layout."""
+    length = -(-max(frames) // 100) * 100
+    mask = torch.arange(length) < torch.tensor(frames)[:, None]
+    generator = torch.Generator().manual_seed(sum(frames))
+    return torch.randn(len(frames), 128, length, generator=generator) * mask[:, None], mask.long()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 1700), min_size=1, max_size=5), st.integers(1, 8))
+def test_equal_to_transformers_for_every_window_and_ragged_batch(pair, frames, window):
+    reference, ours = pair
+    if max(frames) < 100:
+        window = 8  # transformers derives the window from the longest chunk of the batch
+    features, mask = padded(frames)
+    reference.n_window_infer = 100 * window
+    expected = reference(features, mask).last_hidden_state
+    found = ours(features, mask, window_chunks=window).last_hidden_state
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    # the packed layout of our batches gives the same
+    features, lengths, clips = ours._pack(features, mask)
+    packed = ours(features, chunk_lengths=lengths, clip_chunks=clips, window_chunks=window)
+    assert torch.equal(packed.last_hidden_state, found)
+
+
+def test_gradients_equal_transformers(pair):
+    reference, ours = pair
+    features, mask = padded([1234, 57, 800, 301])
+    reference.n_window_infer = 300
+    for model, options in ((reference, {}), (ours, {"window_chunks": 3})):
+        model.zero_grad()
+        model(features, mask, **options).last_hidden_state.square().sum().backward()
+    theirs = dict(reference.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-3, rtol=1e-3,
+                                   msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_clip_does_not_depend_on_its_neighbours(pair):
+    ours = pair[1]
+    features, mask = padded([950, 400, 120])
+    together = ours(features, mask).last_hidden_state.split([124, 52, 16])
+    for i, frames in enumerate((950, 400, 120)):
+        length = -(-frames // 100) * 100
+        alone = ours(features[i:i + 1, :, :length], mask[i:i + 1, :length]).last_hidden_state
+        torch.testing.assert_close(alone, together[i], atol=1e-5, rtol=1e-5)
+
+
+def test_windows_by_hand():
+    # one clip of 2 full chunks and 8 frames, one of 1 chunk, windows of 2 chunks
+    windows = plan_windows(torch.tensor([100, 100, 8, 100]), torch.tensor([3, 1]), 2)
+    assert windows.cu_seqlens.tolist() == [0, 26, 27, 40]
+    assert windows.mask.sum((1, 2, 3)).tolist() == [26, 1, 13]
+    assert windows.gather[1, 0] == 26 and windows.gather[2, :13].tolist() == list(range(27, 40))

@@ -1,0 +1,114 @@
+"""The SFT stage from the command line: what a run leaves, resuming, strategies."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
+
+
+def losses(folder) -> dict[int, float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_a_run_folder_is_as_the_contract_says(finished_run):
+    metrics = json.loads((finished_run / "metrics.json").read_text())
+    assert {"test/wer", "test/cer", "test/lid_accuracy", "val/wer", "train/loss", "train/seconds",
+            "train/steps", "train/padding_share"} <= metrics.keys()
+    assert metrics["train/steps"] == 12
+    assert (finished_run / "config.yaml").is_file()
+    assert "<audio" in (finished_run / "report.html").read_text()
+    assert [p.name for p in sorted((finished_run / "checkpoints").iterdir())] == \
+        ["step-10.ckpt", "step-12.ckpt"]
+    assert sorted(losses(finished_run)) == list(range(1, 13))
+    last = (finished_run / "stdout.txt").read_text().splitlines()[-1]
+    assert last.startswith(f"{finished_run}/report.html ") and "test/wer=" in last
+    rows = [json.loads(line) for line in
+            (finished_run / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 8 and {"reference", "hypothesis", "language"} <= rows[0].keys()
+
+
+def test_transformers_opens_the_model_folder(finished_run):
+    model = Qwen3ASRForConditionalGeneration.from_pretrained(finished_run / "model")
+    assert AutoProcessor.from_pretrained(finished_run / "model").tokenizer.audio_token
+    trained = torch.load(finished_run / "checkpoints" / "step-12.ckpt", weights_only=True)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, trained["state_dict"][f"model.{name}"])
+
+
+STEPS = ["trainer.max_steps=14", "trainer.validate_every=0", "trainer.checkpoint_every=3",
+         "stage.test=false"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command_line, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    command_line("stage=sft", f"run_dir={folder}", *STEPS, "trainer.accumulate=2")
+    return folder
+
+
+def test_killed_and_resumed_is_bitwise_the_same(command_line, uninterrupted, tmp_path):
+    arguments = ["stage=sft", f"run_dir={tmp_path}", *STEPS, "trainer.accumulate=2"]
+    process = command_line(*arguments, popen=True)
+    deadline = time.time() + 120
+    while not list((tmp_path / "checkpoints").glob("step-*.ckpt")):
+        assert process.poll() is None and time.time() < deadline, process.communicate()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = command_line(*arguments, "resume=auto")
+    assert "resuming from" in done.stderr
+    expected, found = weights(uninterrupted), weights(tmp_path)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert losses(tmp_path) == losses(uninterrupted)
+
+
+def resumes_as_one(command_line, folder, strategy):
+    """Two ranks for 14 steps; then one process from step 6 on: the losses of both."""
+    command_line("stage=sft", *STEPS, f"run_dir={folder / 'two'}", f"strategy={strategy}",
+                 "strategy.devices=2", "trainer.keep_checkpoints=9")
+    checkpoint = folder / "two" / "checkpoints" / "step-6.ckpt"
+    command_line("stage=sft", *STEPS, f"run_dir={folder / 'one'}", f"resume={checkpoint}")
+    expected, found = losses(folder / "two"), losses(folder / "one")
+    assert sorted(found) == list(range(7, 15))
+    for step, loss in found.items():
+        assert loss == pytest.approx(expected[step], rel=1e-5), step
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+def test_two_ranks_resumed_as_one(command_line, tmp_path, strategy):
+    resumes_as_one(command_line, tmp_path, strategy)
+
+
+@pytest.fixture(scope="module")
+def one_process(command_line, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    command_line("stage=sft", f"run_dir={folder}", *TWENTY)
+    return folder
+
+
+TWENTY = ["trainer.max_steps=20", "trainer.validate_every=0", "trainer.checkpoint_every=0",
+          "stage.test=false"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("accumulate", [1])
+def test_two_processes_train_as_one(command_line, one_process, tmp_path, strategy, accumulate):
+    command_line("stage=sft", f"run_dir={tmp_path}", *TWENTY, f"strategy={strategy}",
+                 "strategy.devices=2", f"trainer.accumulate={accumulate}")
+    expected, found = losses(one_process), losses(tmp_path)
+    assert sorted(found) == list(range(1, 21))
+    for step, loss in expected.items():
+        assert found[step] == pytest.approx(loss, rel=1e-4), (step, strategy)
+    final = weights(tmp_path)
+    for name, value in weights(one_process).items():
+        torch.testing.assert_close(final[name], value, rtol=1e-2, atol=2e-3)
