@@ -71,6 +71,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def load_checkpoint(self, checkpoint_path, weights_only: bool | None = None) -> dict[str, Any]:
         """Every rank reads the file and keeps its own part."""
+        import deepspeed
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         checkpoint = self.checkpoint_io.load_checkpoint(checkpoint_path)
@@ -78,7 +79,11 @@ class ZeroStrategy(DeepSpeedStrategy):
         self._create_optimizer_state(next(iter(saved.values()))["step"])
         self._link_optimizer_state()
         for name, parameter in trainable(self.lightning_module).items():
-            safe_set_full_fp32_param(parameter, checkpoint["state_dict"][name])
+            weight = checkpoint["state_dict"][name]
+            safe_set_full_fp32_param(parameter, weight)  # the optimiser's copy …
+            with deepspeed.zero.GatheredParameters(
+                    [parameter], modifier_rank=0, enabled=self.zero_stage_3), torch.no_grad():
+                parameter.copy_(weight)  # … and the model's
             for key in _MOMENTS:
                 safe_set_full_optimizer_state(parameter, saved[name][key], key)
         return checkpoint

@@ -60,8 +60,10 @@ class TrainingModule(lightning.LightningModule):
         losses, meta = self.summed_losses(batch["inputs"]), batch["meta"]
         self._window.add({name: loss.detach() for name, (_, loss) in losses.items()}, meta)
         total = sum(weight * loss for weight, loss in losses.values())
-        # Lightning (or DeepSpeed) divides by the micro-batches, DDP (or ZeRO) by the ranks
+        # DDP and ZeRO divide by the ranks, Lightning by the micro-batches, DeepSpeed by them again
         parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        if hasattr(self.trainer.strategy, "deepspeed_engine"):
+            parts *= self.trainer.accumulate_grad_batches
         return total * (parts / max(1, meta["step_tokens"]))
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None,

@@ -1,0 +1,154 @@
+"""Digit strings from made-up takes, and how the recipe scores them."""
+
+import hashlib
+import importlib.util
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from qwen3asr_train.errors import UserError
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "own_speech"
+SPEAKERS = ("anna", "ben", "cora")
+RATE = 8000
+
+
+def load(name: str):
+    """A script of the recipe as a module."""
+    spec = importlib.util.spec_from_file_location(f"own_speech_{name}", RECIPE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+digit_strings = load("digit_strings")
+run = load("run")
+
+
+def tone(digit: int, speaker: int, index: int) -> np.ndarray:
+    """A constant that tells digit, speaker and take: joins cannot hide where it came from."""
+    level = (1 + digit + 10 * speaker + 30 * index) / 100
+    return np.full(80 + 8 * index, level, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> Path:
+    """Two takes of each digit by three speakers, and files that are no takes."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for number, speaker in enumerate(SPEAKERS):
+        for digit in range(10):
+            for index in range(2):
+                soundfile.write(folder / f"{digit}_{speaker}_{index}.wav",
+                                tone(digit, number, index), RATE, subtype="PCM_16")
+    (folder / "README.md").write_text("not a recording")
+    return folder
+
+
+def make(recordings: Path, out: Path, held_out: str = "ben", seed: int = 0) -> Path:
+    """The script with few strings."""
+    assert digit_strings.main([str(recordings), "--out", str(out), "--held-out", held_out,
+                               "--strings", "15", "--test-strings", "8",
+                               "--seed", str(seed)]) == 0
+    return out
+
+
+def takes_in(wav: Path) -> list[tuple[int, int, int]]:
+    """(digit, speaker, index) of every take heard in a string of constants."""
+    waveform, rate = soundfile.read(wav)
+    assert rate == RATE
+    levels = np.round(waveform * 100).astype(int)
+    edges = np.flatnonzero(np.diff(levels, prepend=0, append=0))
+    runs = [(levels[a], b - a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    assert runs[0][0] != 0 and runs[-1][0] != 0
+    pauses = [length for level, length in runs if level == 0]
+    assert all(0.05 * RATE - 1 <= length <= 0.25 * RATE for length in pauses)
+    assert len(pauses) == len(runs) // 2  # one between any two takes
+    return [((level - 1) % 10, (level - 1) % 30 // 10, (level - 1) // 30)
+            for level, _ in runs if level]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Relative path -> hash of all files."""
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_strings_say_their_takes_and_keep_the_speaker_out(recordings, tmp_path):
+    out = make(recordings, tmp_path / "strings")
+    wavs = sorted(out.rglob("*.wav"))
+    assert len(wavs) == 15 + 8
+    for wav in wavs:
+        split, speaker = wav.relative_to(out).parts[:2]
+        takes = takes_in(wav)
+        assert 3 <= len(takes) <= 7
+        assert {SPEAKERS[s] for _, s, _ in takes} == {speaker}
+        assert (split == "test") == (speaker == "ben")
+        assert wav.with_suffix(".txt").read_text().split() == [
+            digit_strings.WORDS[digit] for digit, _, _ in takes]
+
+
+def test_every_take_serves_equally_often(recordings):
+    takes = digit_strings.read_takes(recordings)["anna"]
+    strings = list(digit_strings.make_strings(takes, 40, np.random.default_rng(0)))
+    used = [take.name for string in strings for take in string.takes]
+    counts = [used.count(take.name) for take in takes]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_same_seed_same_files(recordings, tmp_path):
+    first, again = make(recordings, tmp_path / "a"), make(recordings, tmp_path / "b")
+    other = make(recordings, tmp_path / "c", seed=1)
+    assert digests(first) == digests(again) != digests(other)
+    assert digests(make(recordings, first, seed=1)) == digests(other)  # nothing old stays
+
+
+def test_tar_is_read_as_the_folder_and_never_extracted(recordings, tmp_path):
+    archive = tmp_path / "takes.tar"
+    with tarfile.open(archive, "w") as tar:
+        for path in sorted(recordings.iterdir()):
+            tar.add(path, f"../../{path.name}")
+        link = tarfile.TarInfo("0_eve_0.wav")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+        odd = tarfile.TarInfo("notes.txt")
+        odd.size = 2
+        tar.addfile(odd, io.BytesIO(b"hi"))
+    before = set(tmp_path.parent.parent.glob("*"))
+    assert digests(make(archive, tmp_path / "a")) == digests(make(recordings, tmp_path / "b"))
+    assert set(tmp_path.parent.parent.glob("*")) == before
+
+
+def test_errors_are_one_line(recordings, tmp_path, capsys):
+    def fails(source: Path, out: Path, held_out: str) -> str:
+        assert digit_strings.main([str(source), "--out", str(out), "--held-out", held_out]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        return error
+
+    assert "anna, ben, cora" in fails(recordings, tmp_path / "x", "dora")
+    assert "holds something else" in fails(recordings, recordings, "ben")
+    assert "neither a folder nor a tar" in fails(tmp_path / "none", tmp_path / "x", "ben")
+    (tmp_path / "empty").mkdir()
+    assert "no files like" in fails(tmp_path / "empty", tmp_path / "x", "ben")
+    (tmp_path / "empty" / "1_ben_0.wav").write_bytes(b"RIFF")
+    assert "not readable" in fails(tmp_path / "empty", tmp_path / "x", "ben")
+
+
+def test_takes_of_different_rates_are_refused(recordings, tmp_path):
+    soundfile.write(tmp_path / "1_ben_0.wav", np.ones(9), 8000)
+    soundfile.write(tmp_path / "2_ben_0.wav", np.ones(9), 16000)
+    with pytest.raises(UserError, match="sampling rates"):
+        digit_strings.read_takes(tmp_path)
+
+
+def test_words_are_scored_one_by_one(tmp_path):
+    rows = [("one two three four", "one two three"), ("nine nine", "nine nine")]
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps({"reference": a, "hypothesis": b}) + "\n" for a, b in rows))
+    assert run.word_error_rate(path) == (1 / 6, 1 / 2)
