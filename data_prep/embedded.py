@@ -174,7 +174,7 @@ def _fingerprint(folder: Path) -> dict[str, str]:
 def main() -> int:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for train, validation, test")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the three splits")
     parser.add_argument("--languages", nargs="+", default=list(Corpus.languages))
     parser.add_argument("--domains", nargs="+", default=list(DOMAINS))
     parser.add_argument("--train-samples", type=int, default=Corpus.train_samples)

@@ -15,16 +15,24 @@ from qwen3asr_train.errors import UserError
 
 
 def new_run_dir(stage: str, resume: str | None) -> str:
-    """``runs/STAGE/DATE_TIME``, or with ``resume=auto`` the newest unfinished run of the stage."""
+    """``runs/STAGE/DATE_TIME``, or with ``resume=auto`` the newest unfinished run of the stage.
+
+    Processes that a launcher starts agree on the job's name instead of the time.
+    """
     root = Path("runs") / stage
-    if resume == "auto" and stage:
+    if job := os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID"):
+        return str(root / f"job-{job}")
+    if resume == "auto" and "LOCAL_RANK" not in os.environ:
         from qwen3asr_train.runtime.checkpoint import unfinished_run
 
         if (unfinished := unfinished_run(root)) is not None:
             return str(unfinished)
-    # children started by the launcher must agree with their parent
-    stamp = os.environ.setdefault("QWEN3ASR_RUN_STAMP", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    return str(root / stamp)
+    return str(root / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def is_first_process() -> bool:
+    """Before the process group exists: whether this is rank 0."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
 
 
 OmegaConf.register_new_resolver("new_run_dir", new_run_dir, replace=True)
@@ -49,7 +57,7 @@ def run_stage(config: DictConfig) -> None:
 
     quieten()
     stage = importlib.import_module(f"qwen3asr_train.stages.{config.stage.name}")
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_process() and config.stage.name != "transcribe":
         OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
     metrics = stage.run(config, run_dir)
     command_line.print_result(config.stage.name, metrics, run_dir)

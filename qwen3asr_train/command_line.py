@@ -30,7 +30,8 @@ def check_arguments(arguments: list[str]) -> list[str]:
     expanded = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        expanded.append(f"{SHORTHANDS[name]}={value}" if equals and name in SHORTHANDS else argument)
+        known = equals and name in SHORTHANDS
+        expanded.append(f"{SHORTHANDS[name]}={value}" if known else argument)
     stages = sorted(path.stem for path in (CONFIGS / "stage").glob("*.yaml"))
     named = [a.split("=", 1)[1] for a in expanded if a.startswith("stage=")]
     if not named and {"--help", "-h"} & set(expanded):
@@ -41,11 +42,13 @@ def check_arguments(arguments: list[str]) -> list[str]:
     for stage in (s for value in named for s in value.split(",")):
         if stage not in stages:
             raise UserError(f"no stage '{stage}' (stages: {', '.join(stages)})")
+    if named == ["transcribe"]:  # its results go to stdout; it leaves no run folder
+        expanded += ["hydra.run.dir=.", "hydra.output_subdir=null"]
     return expanded
 
 
 def refuse_unknown_keys(config: DictConfig) -> None:
-    """UserError for keys that no config group defines, e.g. a misspelt one in an experiment file."""
+    """UserError for keys that no config group defines, e.g. one misspelt in an experiment file."""
     groups = HydraConfig.get().runtime.choices
     overrides = [f"{group}={choice}" for group, choice in groups.items()
                  if choice and "/" not in group and group not in ("experiment", "debug")]

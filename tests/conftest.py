@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from data_prep.embedded import Corpus, ensure_corpus
 
 ROOT = Path(__file__).parent.parent

@@ -34,7 +34,7 @@ class Augmentation:
         return waveform
 
     def features(self, features: Tensor, rng: np.random.Generator) -> Tensor:
-        """SpecAugment (Park et al. 2019) without warping: ``(frames, mel)`` masked with its mean."""
+        """SpecAugment (Park et al. 2019) without warping: ``(frames, mel)``, masked by its mean."""
         if not (self.frequency_masks or self.time_masks):
             return features
         frames, bins = features.shape

@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -131,7 +132,7 @@ class BatchPlan:
         order = np.argsort(jittered, kind="stable")
         cuts = cut_evenly(cost[order], group.steps)
         steps = [tuple(entries[i] for i in order[a:b])
-                 for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+                 for a, b in pairwise(cuts)]
         return [steps[i] for i in rng.permutation(len(steps))]
 
     def step(self, k: int) -> tuple[int, tuple[Entry, ...]]:

@@ -92,7 +92,7 @@ class ShardWriter:
     def _open(self) -> None:
         self._path = self.folder / f"{self.prefix}-{self.number:06d}.tar"
         self._partial = self._path.with_suffix(f".tar.partial-{os.getpid()}")
-        self._tar = tarfile.open(self._partial, "w", format=tarfile.PAX_FORMAT)
+        self._tar = tarfile.open(self._partial, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
     def _add(self, name: str, payload: bytes) -> tuple[int, int]:
         info = tarfile.TarInfo(name)

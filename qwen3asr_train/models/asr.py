@@ -146,7 +146,9 @@ def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Recogniser, Qw
         model = Qwen3ASRForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attn_implementation)
     except OSError as error:
-        raise UserError(f"init_from={folder}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0] if local.is_dir() else \
+            "no such folder here, and the hub does not know it or cannot be reached"
+        raise UserError(f"init_from={folder}: {reason}") from error
     return adapt(model), processor
 
 

@@ -1,8 +1,8 @@
 """The released audio encoder with its attention windows batched.
 
-transformers' ``Qwen3ASREncoder`` pads every clip to the longest before its convolutions and, outside
-flash-attention, attends window by window in a Python loop. :class:`WindowedEncoder` keeps its
-modules and weights and replaces the two: it takes the one-second chunks of all clips packed one
+transformers' ``Qwen3ASREncoder`` pads every clip to the longest before its convolutions and,
+outside flash-attention, attends window by window in a Python loop. :class:`WindowedEncoder` keeps
+its modules and weights and replaces the two: it takes the one-second chunks of all clips packed one
 after the other, and attends to all windows of a batch at once. Results are the same numbers.
 """
 
@@ -70,7 +70,7 @@ class WindowedAttention(Qwen3ASRAudioAttention):
 
     def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, *, windows: Windows | None = None,
                 **kwargs) -> Tensor:
-        """``(tokens, d_model)`` -> ``(tokens, d_model)``. Flash-attention takes the parent's way."""
+        """``(tokens, d_model)`` -> the same shape. Flash-attention takes the parent's way."""
         if windows is None or "flash" in (self.config._attn_implementation or ""):
             return super().forward(hidden_states, cu_seqlens, **kwargs)
 

@@ -55,8 +55,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     trainee.train_from_iterator((_UNSPACED.sub(r"\n\1\n", text) for text in texts), trainer)
     learned = json.loads(trainee.to_str())["model"]
+    merges = [tuple(pair) for pair in learned["merges"]]
     tokenizer = Qwen2Tokenizer(
-        vocab=learned["vocab"], merges=[tuple(pair) for pair in learned["merges"]], unk_token=None, eos_token="<|im_end|>",
+        vocab=learned["vocab"], merges=merges, unk_token=None, eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         extra_special_tokens={"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>",
                               "audio_eos_token": "<|audio_end|>"})

@@ -6,6 +6,7 @@ and, by parameter name, the optimiser's state. It is read with ``weights_only=Tr
 
 import errno
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ class AtomicCheckpointIO(CheckpointIO):
         """Load tensors and plain containers only; nothing in the file is executed."""
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise UserError(f"resume={path}: not ours; it holds more than plain tensors and "
+                            "numbers, and nothing in it was executed") from error
         except (OSError, RuntimeError, EOFError) as error:
             raise UserError(f"resume={path}: not a whole checkpoint ({error})") from error
 

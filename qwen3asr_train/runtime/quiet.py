@@ -16,7 +16,8 @@ def quieten() -> None:
 
     for name in ("lightning.pytorch", "lightning.fabric", "lightning", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("deepspeed").setLevel(logging.ERROR)
+    for name in ("deepspeed", "huggingface_hub", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     for module in ("lightning", "torch", "transformers", "deepspeed", "peft"):

@@ -17,10 +17,12 @@ def lr_factor(step: int, *, total: int, warmup: int, schedule: str, final: float
         return (step + 1) / warmup
     if schedule == "cosine":
         progress = min(1.0, (step - warmup) / max(1, total - warmup))
-        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+        return 1 - (1 - final) * 0.5 * (1 - math.cos(math.pi * progress))
     if schedule == "wsd":
         start = total - max(1, round(decay_share * total))
-        return 1.0 if step < start else final + (1 - final) * max(0.0, total - step) / (total - start)
+        if step < start:
+            return 1.0
+        return 1 - (1 - final) * min(1.0, (step - start) / (total - start))
     if schedule == "constant":
         return 1.0
     raise ValueError(f"schedule {schedule!r}: one of {', '.join(SCHEDULES)}")

@@ -102,8 +102,11 @@ class ZeroStrategy(DeepSpeedStrategy):
                 key: torch.zeros_like(flat) for key in _MOMENTS}
 
     def _link_optimizer_state(self) -> None:
-        """Let the parameters of ZeRO-1/2 find their moments. DeepSpeed (0.19) links all groups after
-        the first group's first step, when the others have no state yet."""
+        """Let the parameters of ZeRO-1/2 find their moments.
+
+        DeepSpeed (0.19) links all groups after the first group's first step, when the others have
+        no state yet.
+        """
         if not self.zero_stage_3:
             zero = self.deepspeed_engine.optimizer
             zero._hp_optimizer_states_linked = False

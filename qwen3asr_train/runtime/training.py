@@ -41,7 +41,7 @@ class TrainingModule(lightning.LightningModule):
         self._loaded: dict[str, dict] | None = None
 
     def summed_losses(self, inputs: dict[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
-        """Name -> (weight, loss of a micro-batch summed over its target tokens); one is ``loss``."""
+        """Name -> (weight, loss summed over the micro-batch's targets); one is ``loss``."""
         raise NotImplementedError
 
     def on_train_start(self) -> None:
@@ -52,7 +52,7 @@ class TrainingModule(lightning.LightningModule):
         self._restore_optimizer()
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
-        """Seed what the forward pass draws (dropout) from the step, so a resumed run draws it too."""
+        """Seed what the forward pass draws (dropout) by the step: a resumed run draws the same."""
         torch.manual_seed(sample_seed(self._seed, batch_idx, f"rank/{self.global_rank}"))
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:

@@ -51,7 +51,8 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
 
 
 def score_entries(model: asr.Recogniser, processor: Qwen3ASRProcessor, entries: list[Entry],
-                  config: DictConfig, rank: int = 0, ranks: int = 1) -> list[tuple[Utterance, Entry]]:
+                  config: DictConfig, rank: int = 0, ranks: int = 1
+                  ) -> list[tuple[Utterance, Entry]]:
     """Transcribe every entry; all ranks share the work and all get every result."""
     device = "cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu"
     model = model.to(device).eval()

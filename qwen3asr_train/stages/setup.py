@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import Qwen3ASRProcessor
 
-from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
+from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries, read_summary
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
@@ -33,7 +33,10 @@ def resolve_data(data: DictConfig) -> dict[str, list[str]]:
         folders.update({k: data[k] for k in ("validation", "test") if data[k] is not None})
     else:
         folders = {k: data[k] for k in ("train", "validation", "test") if data[k] is not None}
-    return {split: find_shards(as_list(patterns)) for split, patterns in folders.items()}
+    shards = {split: find_shards(as_list(patterns)) for split, patterns in folders.items()}
+    for path in (path for paths in shards.values() for path in paths):
+        read_summary(path)  # a missing index or a truncated tar is better known now than at hour 3
+    return shards
 
 
 def as_list(value) -> list[str]:
@@ -62,7 +65,7 @@ def build_recogniser(config: DictConfig, shards: list[str]
 
 
 def build_processor(tokenizer: int | str, shards: list[str]) -> Qwen3ASRProcessor:
-    """A BPE of ``tokenizer`` entries trained on the shards' texts, or the one of a folder or hub."""
+    """A BPE of ``tokenizer`` entries trained on the shards' texts, or one from a folder or hub."""
     if isinstance(tokenizer, int):
         return make_processor(train_tokenizer(_texts(shards), tokenizer))
     try:

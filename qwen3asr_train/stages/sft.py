@@ -44,7 +44,9 @@ class SFT(TrainingModule):
         self._tokenizer = processor.tokenizer
         from_scratch = config.stage.init_from is None
         weight = config.stage.ctc_weight
-        self._ctc_weight = (CTC_FROM_SCRATCH if from_scratch else 0.0) if weight == "auto" else weight
+        if weight == "auto":
+            weight = CTC_FROM_SCRATCH if from_scratch else 0.0
+        self._ctc_weight = weight
         self._max_new_tokens = config.stage.decoding.max_new_tokens
         self._utterances: list[tuple[Utterance, Entry]] = []
         self._losses: list[tuple[float, int]] = []
@@ -111,7 +113,7 @@ class SFTData(lightning.LightningDataModule):
 
 
 def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
-    """Train, save ``RUN/model``, score the test set, write metrics and report; the headline figures."""
+    """Train, save ``RUN/model``, score the test set, write report and metrics; returns these."""
     started = time.perf_counter()
     shards = resolve_data(config.data)
     model, processor = build_recogniser(config, shards["train"])

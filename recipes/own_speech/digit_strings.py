@@ -32,6 +32,9 @@ MARKER = ".digit_strings"
 _NAME = re.compile(r"([0-9])_([A-Za-z][A-Za-z0-9-]*)_(\d+)\.wav")
 _MAX_BYTES = 10_000_000  # of one take: minutes of audio, where a digit lasts a second
 _PAUSE_SECONDS = (0.05, 0.25)
+# Single digits in training show a new model what belongs to what; it finds its way into long
+# strings from there.
+_DIGITS = {"train": (1, 7), "test": (3, 7)}
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def _payloads(recordings: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def make_strings(takes: list[Take], count: int, rng: np.random.Generator,
-                 lengths: tuple[int, int] = (3, 7)) -> Iterator[String]:
+                 lengths: tuple[int, int]) -> Iterator[String]:
     """``count`` strings of ``lengths[0]`` to ``lengths[1]`` digits from takes of one speaker.
 
     Takes are dealt like cards, and the pack is shuffled anew when it is used up: every take serves
@@ -143,8 +146,8 @@ def write_strings(takes: dict[str, list[Take]], out: Path, held_out: str, string
             "train", strings // len(others) + (others.index(speaker) < strings % len(others)))
         folder = out / split / speaker
         folder.mkdir(parents=True)
-        for number, string in enumerate(make_strings(takes[speaker], count,
-                                                     sample_rng(seed, 0, speaker))):
+        for number, string in enumerate(make_strings(
+                takes[speaker], count, sample_rng(seed, 0, speaker), _DIGITS[split])):
             path = folder / f"{speaker}-{number:05d}.wav"
             soundfile.write(path, string.waveform, string.rate, subtype="PCM_16")
             path.with_suffix(".txt").write_text(string.text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The whole demonstration: recordings of digits to a recogniser, scored on a speaker it never heard.
+"""The whole demonstration: digit recordings to a recogniser, scored on a speaker it never heard.
 
     python recipes/own_speech/run.py RECORDINGS [SPEAKER] [key=value ...]
 
@@ -30,7 +30,8 @@ def word_error_rate(results: Path) -> tuple[float, float]:
         reference, hypothesis = row["reference"].split(), row["hypothesis"].split()
         counts = edit_counts(reference, hypothesis)
         errors += counts.substitutions + counts.deletions + counts.insertions
-        words, wrong, strings = words + len(reference), wrong + (reference != hypothesis), strings + 1
+        words, strings = words + len(reference), strings + 1
+        wrong += reference != hypothesis
     return errors / max(1, words), wrong / max(1, strings)
 
 

@@ -19,7 +19,7 @@ from qwen3asr_train.models.tokenizer import train_tokenizer
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(["turn on the light", "关上门", "system user assistant language"] * 3, 300)
+    return train_tokenizer(["turn on the light", "关上门", "system user assistant"] * 3, 300)
 
 
 @pytest.fixture(scope="module")

@@ -149,5 +149,5 @@ def test_loading_nothing_says_so(name, message):
 
 
 def test_loading_a_run_folder_points_to_its_model(folder):
-    with pytest.raises(UserError, match="did you mean .*model"):
+    with pytest.raises(UserError, match=r"did you mean .*model"):
         asr.load(str(folder.parent))

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import io
+import itertools
 import json
 import sys
 import tarfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
 from qwen3asr_train.errors import UserError
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "own_speech"
@@ -64,7 +66,7 @@ def takes_in(wav: Path) -> list[tuple[int, int, int]]:
     assert rate == RATE
     levels = np.round(waveform * 100).astype(int)
     edges = np.flatnonzero(np.diff(levels, prepend=0, append=0))
-    runs = [(levels[a], b - a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    runs = [(levels[a], b - a) for a, b in itertools.pairwise(edges)]
     assert runs[0][0] != 0 and runs[-1][0] != 0
     pauses = [length for level, length in runs if level == 0]
     assert all(0.05 * RATE - 1 <= length <= 0.25 * RATE for length in pauses)
@@ -86,7 +88,7 @@ def test_strings_say_their_takes_and_keep_the_speaker_out(recordings, tmp_path):
     for wav in wavs:
         split, speaker = wav.relative_to(out).parts[:2]
         takes = takes_in(wav)
-        assert 3 <= len(takes) <= 7
+        assert (3 if split == "test" else 1) <= len(takes) <= 7
         assert {SPEAKERS[s] for _, s, _ in takes} == {speaker}
         assert (split == "test") == (speaker == "ben")
         assert wav.with_suffix(".txt").read_text().split() == [
@@ -95,7 +97,7 @@ def test_strings_say_their_takes_and_keep_the_speaker_out(recordings, tmp_path):
 
 def test_every_take_serves_equally_often(recordings):
     takes = digit_strings.read_takes(recordings)["anna"]
-    strings = list(digit_strings.make_strings(takes, 40, np.random.default_rng(0)))
+    strings = list(digit_strings.make_strings(takes, 40, np.random.default_rng(0), (3, 7)))
     used = [take.name for string in strings for take in string.takes]
     counts = [used.count(take.name) for take in takes]
     assert max(counts) - min(counts) <= 1

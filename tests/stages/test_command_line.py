@@ -1,0 +1,154 @@
+"""What a user meets at the command line: messages, transcription, evaluation, options."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from qwen3asr_train import __main__, command_line
+from qwen3asr_train.data.audio import decode
+from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
+
+
+def last_error(done) -> str:
+    """The only line on stderr of a command that was refused."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "name a stage: python -m qwen3asr_train stage=sft"),
+    (["stage=fine-tune"], r"no stage 'fine-tune' (stages: evaluate, sft, transcribe)"),
+    (["stage=sft", "learning_rate=1"], "no config field 'learning_rate'"),
+    (["stage=sft", "+trainer.max_step=1"], "unknown config key 'trainer.max_step'"),
+    (["stage=sft", "model=huge"], "Could not find 'model/huge' Available options"),
+    (["stage=evaluate", "data.test=x"], "stage.init_from is not set"),
+    (["stage=sft", "data.train=/nowhere"], "no shards at '/nowhere'"),
+    (["stage=sft", "data=shards"], "data.train is not set"),
+    (["stage=sft", "strategy.devices=2"], "strategy=single runs one process"),
+    (["stage=sft", "data.corpus.languages=[Klingon]"], "data.corpus.languages=['Klingon']"),
+    (["stage=sft", "model.freeze=[nothing.*]"], "'nothing.*' matches no parameter"),
+    (["stage=sft", "resume=/nowhere"], "resume=/nowhere: no checkpoint there"),
+    (["stage=transcribe", "init_from=x", "audio=/nowhere.wav"], "no such file or folder"),
+])
+def test_a_mistake_is_one_line_that_says_what_to_do(command_line, arguments, message):
+    small = arguments[:1] == ["stage=sft"] and "data=shards" not in arguments
+    assert message in last_error(command_line(*arguments, small=small, check=False))
+
+
+def test_help_lists_the_stages_and_fields(command_line):
+    text = command_line("--help", small=False).stdout
+    assert "stage=transcribe" in text and "max_steps" in text and "zero3" in text
+
+
+def test_an_unknown_key_in_an_experiment_file_is_refused(tmp_path, monkeypatch):
+    configs = tmp_path / "configs"
+    shutil.copytree(command_line.CONFIGS, configs)
+    (configs / "experiment").mkdir(exist_ok=True)
+    (configs / "experiment" / "typo.yaml").write_text(
+        "# @package _global_\ntrainer:\n  max_stepz: 3\n")
+    script = tmp_path / "main.py"
+    script.write_text("import pathlib\nfrom qwen3asr_train import command_line\n"
+                      f"command_line.CONFIGS = pathlib.Path({str(configs)!r})\n"
+                      "from qwen3asr_train.__main__ import main\nraise SystemExit(main())\n")
+    done = subprocess.run([sys.executable, script, "stage=sft", "experiment=typo"],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert "unknown config key 'trainer.max_stepz'" in last_error(done)
+
+
+@pytest.mark.parametrize("group", ["model", "data", "strategy", "logger", "trainer", "stage",
+                                   "experiment", "debug"])
+def test_every_config_composes(group):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(command_line.CONFIGS), version_base="1.3"):
+        for path in (command_line.CONFIGS / group).glob("*.yaml"):
+            stage = path.stem if group == "stage" else "sft"
+            config = compose("config", [f"stage={stage}", *(
+                [f"{group}={path.stem}"] if group != "stage" else [])])
+            assert config.stage.name == stage
+    assert __main__.new_run_dir("sft", None).startswith("runs/sft/")
+
+
+@pytest.fixture(scope="module")
+def recordings(corpus, tmp_path_factory):
+    """A folder with a wav, an mp3 in stereo at 44.1 kHz, a long ogg, and one that is broken."""
+    folder = tmp_path_factory.mktemp("audio")
+    entries = read_entries(find_shards(corpus["test"])[0])[:2]
+    first, second = (decode(ShardReader().read(entry)[1]) for entry in entries)
+    soundfile.write(folder / "a.wav", first, 16_000)
+    stereo = np.stack([second, second], 1).repeat(3, axis=0)[::1]
+    soundfile.write(folder / "b.mp3", stereo, 48_000)
+    soundfile.write(folder / "long.ogg", np.tile(first, 30), 16_000)
+    (folder / "broken.flac").write_bytes(b"fLaC nothing")
+    return folder
+
+
+def test_transcribe_prints_one_line_a_file(command_line, finished_run, recordings, tmp_path):
+    arguments = ["stage=transcribe", f"init_from={finished_run / 'model'}", f"audio={recordings}",
+                 "stage.decoding.max_new_tokens=4", "stage.max_piece_seconds=10"]
+    done = command_line(*arguments, "format=jsonl", small=False, cwd=tmp_path)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["audio"].rsplit("/", 1)[1] for row in rows] == ["a.wav", "b.mp3", "long.ogg"]
+    assert {"language", "text", "duration"} <= rows[0].keys() and rows[2]["duration"] > 20
+    assert "broken.flac: not readable" in done.stderr
+    assert list(tmp_path.iterdir()) == []  # no run folder
+    text = command_line(*arguments, "language=zh", small=False, cwd=tmp_path).stdout.splitlines()
+    assert len(text) == 3 and all(line.split("\t")[1] == "Chinese" for line in text)
+
+
+def test_evaluate_gives_what_the_run_reported(command_line, finished_run, corpus, tmp_path):
+    command_line("stage=evaluate", f"init_from={finished_run / 'model'}", "data.workers=0",
+                 f"data.test={corpus['test']}", f"run_dir={tmp_path}",
+                 "stage.decoding.max_new_tokens=6", small=False)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    expected = json.loads((finished_run / "metrics.json").read_text())
+    for name in ("test/wer", "test/cer", "test/lid_accuracy"):
+        assert found[name] == expected[name]
+
+
+def test_lora_freezing_and_wandb_offline(command_line, finished_run, corpus, tmp_path):
+    """LoRA on a trained model, its encoder frozen, logged to wandb without an account."""
+    command_line("stage=sft", f"init_from={finished_run / 'model'}", "model.lora.rank=4",
+                 "model.freeze=[model.audio_tower.*]", "logger=wandb", f"run_dir={tmp_path}",
+                 f"data.train={corpus['train']}", f"data.test={corpus['test']}",
+                 "trainer.max_steps=3", "trainer.validate_every=0", WANDB_SILENT="true")
+    from safetensors.torch import load_file
+
+    before = load_file(finished_run / "model" / "model.safetensors")
+    after = load_file(tmp_path / "model" / "model.safetensors")
+    assert before.keys() == after.keys()  # adapters are merged
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed and all("language_model.layers" in name for name in changed)
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_truncated_training_shard_is_named(command_line, corpus, tmp_path):
+    shutil.copytree(corpus["train"], tmp_path / "train")
+    shard = next((tmp_path / "train").glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:5000])
+    error = last_error(command_line("stage=sft", f"data.train={tmp_path / 'train'}", check=False))
+    assert str(shard) in error and "5000 bytes" in error and "python -m data_prep.index" in error
+
+
+def test_unusable_samples_stop_a_run_or_are_counted(command_line, corpus, tmp_path):
+    shutil.copytree(corpus["train"], tmp_path / "train")
+    shard = next((tmp_path / "train").glob("*.tar"))
+    entry = read_entries(shard)[3]
+    with open(shard, "r+b") as file:  # overwrite one sample's audio
+        file.seek(entry.audio_at[0])
+        file.write(b"\0" * entry.audio_at[1])
+    short = ["stage=sft", f"data.train={tmp_path / 'train'}", "trainer.max_steps=9",
+             "trainer.validate_every=0", "stage.test=false"]
+    assert f"{shard}:{entry.key}" in last_error(
+        command_line(*short, f"run_dir={tmp_path / 'a'}", check=False))
+    command_line(*short, f"run_dir={tmp_path / 'b'}", "data.max_bad_samples=1")
+    assert json.loads((tmp_path / "b" / "metrics.json").read_text())["train/skipped_samples"] == 1
