@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from qwen3asr_train.evaluation.text import known_language, normalise, scoring_unit
+from qwen3asr_train.evaluation.text import known_language, normalise, scoring_unit, units
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Utterance:
 
     `language` is that of the reference and decides how the utterance is normalised and scored;
     None means no speech. Languages are names or codes. `duration` is in seconds.
+    `english_normaliser` as in `text.normalise`.
     """
 
     key: str
@@ -24,6 +25,15 @@ class Utterance:
     predicted_language: str | None
     duration: float
     source: str = ""
+    english_normaliser: str = "whisper"
+
+    def units(self) -> tuple[list[str], list[str]]:
+        """Normalised scoring units of the reference and of the hypothesis."""
+        reference, hypothesis = (
+            units(text, self.language, self.english_normaliser)
+            for text in (self.reference, self.hypothesis)
+        )
+        return reference, hypothesis
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,8 @@ class _Table:
 def _row(utterance: Utterance) -> tuple[list[int], list[int], list[bool], str]:
     language = known_language(utterance.language)
     words = [
-        normalise(text, language).split() for text in (utterance.reference, utterance.hypothesis)
+        normalise(text, language, utterance.english_normaliser).split()
+        for text in (utterance.reference, utterance.hypothesis)
     ]
     characters = ["".join(side) for side in words]
     character_counts = edit_counts(*characters)

@@ -13,7 +13,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 
 from qwen3asr_train.evaluation.metrics import Counts, Utterance, align, edit_counts
 from qwen3asr_train.evaluation.report_svg import format_duration
-from qwen3asr_train.evaluation.text import known_language, scoring_unit, units
+from qwen3asr_train.evaluation.text import known_language, scoring_unit
 
 SAMPLE_RATE = 16_000
 MAX_CLIP_SECONDS = 20.0
@@ -41,12 +41,7 @@ LEGEND = (
 
 def counts_of(utterance: Utterance) -> Counts:
     """Edit operations of one utterance in its own scoring unit."""
-    return edit_counts(*_sides(utterance))
-
-
-def _sides(utterance: Utterance) -> tuple[list[str], list[str]]:
-    language = utterance.language
-    return units(utterance.reference, language), units(utterance.hypothesis, language)
+    return edit_counts(*utterance.units())
 
 
 def worst(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
@@ -106,7 +101,7 @@ def _cell(row: Row, unit: str) -> str:
 def alignment_html(utterance: Utterance) -> str:
     """Reference over hypothesis, unit by unit as scored, marked by colour, line and letter."""
     unit = scoring_unit(utterance.language)
-    reference, hypothesis = _sides(utterance)
+    reference, hypothesis = utterance.units()
     if not reference and not hypothesis:
         return '<p class="note">No words on either side.</p>'
     rows = _fold(align(reference, hypothesis))

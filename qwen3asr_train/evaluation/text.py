@@ -70,21 +70,27 @@ def split_output(text: str) -> tuple[str | None, str]:
     return known_language(match["language"]), words
 
 
+ENGLISH_NORMALISERS = ("whisper", "basic")
+"""`basic` leaves number words apart, where `whisper` writes "seven three nine" as one "739"."""
+
+
 @cache
-def _normaliser(language: str | None) -> Callable[[str], str]:
-    if language == "English":
+def _normaliser(language: str | None, english: str) -> Callable[[str], str]:
+    if english not in ENGLISH_NORMALISERS:
+        raise ValueError(f"no English normaliser {english!r}: {' or '.join(ENGLISH_NORMALISERS)}")
+    if language == "English" and english == "whisper":
         return EnglishTextNormalizer()
     return BasicTextNormalizer(remove_diacritics=False, preserve_marks=True)
 
 
 # References come back at every validation and in the report.
 @lru_cache(maxsize=1 << 16)
-def normalise(text: str, language: str | None) -> str:
+def normalise(text: str, language: str | None, english: str = "whisper") -> str:
     """Text as it is scored: Whisper's normaliser of its language, single spaces, ends stripped.
 
-    English: `EnglishTextNormalizer` (lower case, contractions and numbers written one way, British
+    English, if `english` is `"whisper"`: `EnglishTextNormalizer` (lower case, contractions and numbers written one way, British
     spelling made American, fillers such as "um" removed, diacritics dropped). Every other language,
-    and None: `BasicTextNormalizer(remove_diacritics=False, preserve_marks=True)`, that is, lower
+    None, and English if `english` is `"basic"`: `BasicTextNormalizer(remove_diacritics=False, preserve_marks=True)`, that is, lower
     case, NFKC, anything in (), [] or <> removed, punctuation and symbols turned into spaces.
     Source: Radford et al. 2022, appendix C, in the packaging of PyPI's `whisper_normalizer`.
 
@@ -103,7 +109,7 @@ def normalise(text: str, language: str | None) -> str:
     language = known_language(language)
     if language == "Turkish":
         text = text.translate(_TURKISH_LOWER)
-    return " ".join(_normaliser(language)(text).split())
+    return " ".join(_normaliser(language, english)(text).split())
 
 
 def scoring_unit(language: str | None) -> Literal["char", "word"]:
@@ -111,10 +117,10 @@ def scoring_unit(language: str | None) -> Literal["char", "word"]:
     return "char" if known_language(language) in CHARACTER_LANGUAGES else "word"
 
 
-def units(text: str, language: str | None) -> list[str]:
+def units(text: str, language: str | None, english: str = "whisper") -> list[str]:
     """Normalised scoring units: the words, or the characters (code points) without spaces.
 
     Thai vowel signs and tone marks are code points of their own and count as characters.
     """
-    words = normalise(text, language).split()
+    words = normalise(text, language, english).split()
     return list("".join(words)) if scoring_unit(language) == "char" else words

@@ -23,9 +23,10 @@ from qwen3asr_train.data.plan import evaluation_cells
 from qwen3asr_train.data.shards import Entry, ShardReader, find_shards, read_entries
 from qwen3asr_train.decoding.generate import generate
 from qwen3asr_train.errors import UserError
-from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, edit_counts, score
+from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
 from qwen3asr_train.evaluation.report import write_report
-from qwen3asr_train.evaluation.text import split_output, units
+from qwen3asr_train.evaluation.report_clips import counts_of
+from qwen3asr_train.evaluation.text import split_output
 from qwen3asr_train.models import asr
 from qwen3asr_train.runtime.metrics import write_atomically, write_metrics
 from qwen3asr_train.stages.setup import as_list
@@ -69,7 +70,8 @@ def score_entries(model: asr.Recogniser, processor: Qwen3ASRProcessor, entries: 
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"
                             and torch.cuda.is_bf16_supported()):
             tokens = generate(model, inputs, config.stage.decoding.max_new_tokens)
-        results += read_batch(processor.tokenizer, tokens, batch["meta"])
+        results += read_batch(processor.tokenizer, tokens, batch["meta"],
+                              config.data.english_normaliser)
     skipped = gather_lists(skipped)
     if len(skipped) > config.data.max_bad_samples:
         raise UserError(f"{len(skipped)} unusable test samples, data.max_bad_samples="
@@ -77,8 +79,8 @@ def score_entries(model: asr.Recogniser, processor: Qwen3ASRProcessor, entries: 
     return gather_lists(results)
 
 
-def read_batch(tokenizer: PreTrainedTokenizerBase, tokens: list[list[int]], meta: dict
-               ) -> list[tuple[Utterance, Entry]]:
+def read_batch(tokenizer: PreTrainedTokenizerBase, tokens: list[list[int]], meta: dict,
+               english_normaliser: str) -> list[tuple[Utterance, Entry]]:
     """Generated ids and a batch's ``meta`` -> scored utterances and where they lie."""
     found = []
     for i, entry in enumerate(meta["entries"]):
@@ -86,7 +88,7 @@ def read_batch(tokenizer: PreTrainedTokenizerBase, tokens: list[list[int]], meta
         found.append((Utterance(
             key=entry.key, reference=meta["references"][i], hypothesis=text,
             language=meta["languages"][i], predicted_language=language, duration=entry.duration,
-            source=meta["sources"][i]), entry))
+            source=meta["sources"][i], english_normaliser=english_normaliser), entry))
     return found
 
 
@@ -125,11 +127,8 @@ def finish_run(config: DictConfig, run_dir: Path, metrics: dict[str, float],
 def _clips(results: list[tuple[Utterance, Entry]]) -> dict[str, np.ndarray]:
     """Waveforms of the worst utterances and of some perfect ones."""
     def errors(result: tuple[Utterance, Entry]) -> float:
-        utterance = result[0]
-        reference = units(utterance.reference, utterance.language)
-        counts = edit_counts(reference, units(utterance.hypothesis, utterance.language))
-        wrong = counts.substitutions + counts.deletions + counts.insertions
-        return wrong / max(1, len(reference))
+        counts = counts_of(result[0])
+        return counts.errors / max(1, counts.reference_units)
 
     ranked = sorted(results, key=errors, reverse=True)
     half = REPORT_CLIPS // 2

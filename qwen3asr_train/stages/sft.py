@@ -47,6 +47,7 @@ class SFT(TrainingModule):
         if weight == "auto":
             weight = CTC_FROM_SCRATCH if from_scratch else 0.0
         self._ctc_weight = weight
+        self._english_normaliser = config.data.english_normaliser
         self._max_new_tokens = config.stage.decoding.max_new_tokens
         self._utterances: list[tuple[Utterance, Entry]] = []
         self._losses: list[tuple[float, int]] = []
@@ -63,7 +64,8 @@ class SFT(TrainingModule):
                              batch["meta"]["target_tokens"]))
         tokens = generate(self.model, batch["inputs"], self._max_new_tokens,
                           synced=self.trainer.strategy.strategy_name == "deepspeed_stage_3")
-        self._utterances += read_batch(self._tokenizer, tokens, batch["meta"])
+        self._utterances += read_batch(self._tokenizer, tokens, batch["meta"],
+                                       self._english_normaliser)
 
     def on_validation_epoch_end(self) -> None:
         """One row of val/* over all ranks."""

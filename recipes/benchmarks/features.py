@@ -45,15 +45,19 @@ def their_features(extractor: Qwen3ASRFeatureExtractor, waveforms: list[np.ndarr
 
 def largest_difference(extractor: Qwen3ASRFeatureExtractor, waveforms: list[np.ndarray],
                        batch_size: int) -> float:
-    """Largest |ours - theirs| over all values, theirs in calls of ``batch_size`` clips."""
+    """Largest |ours - theirs| over all values, theirs in calls of ``batch_size`` clips.
+
+    A clip that is not a whole number of frames has one frame more in a padded batch than alone, by
+    the extractor's mask; that frame is not compared.
+    """
     difference = 0.0
     for start in range(0, len(waveforms), batch_size):
         part = waveforms[start:start + batch_size]
         for waveform, expected in zip(part, their_features(extractor, part), strict=True):
             found = log_mel(waveform)
-            if found.shape != expected.shape:
-                raise RuntimeError(f"{tuple(found.shape)} here, {tuple(expected.shape)} there")
-            difference = max(difference, float((found - expected).abs().max()))
+            if len(expected) - len(found) not in ((0,) if len(part) == 1 else (0, 1)):
+                raise RuntimeError(f"{len(found)} frames here, {len(expected)} there")
+            difference = max(difference, float((found - expected[:len(found)]).abs().max()))
     return difference
 
 
@@ -106,11 +110,11 @@ def report(result: dict) -> None:
 def main() -> None:
     """Parse, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--shortest", type=float, default=1.0, help="s")
     parser.add_argument("--longest", type=float, default=30.0, help="s")
     parser.add_argument("--batch-size", type=int, default=8, help="clips in a padded batch")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()

@@ -323,14 +323,16 @@ def measure(folder: Path, options: argparse.Namespace) -> dict:
           f"{losses['loss_difference']:.1e} from transformers' clip by clip (transformers' padded "
           f"batches by {losses['padding_difference']:.1e})", flush=True)
     rounds = []
-    print(f"{'round':<6}{'side':<14}{'audio s/s':>10}{'CPU s':>8}{'MiB before':>12}{'peak MiB':>10}")
+    print(f"{'round':<6}{'side':<14}{'audio s/s':>10}{'CPU s':>8}{'MiB before':>12}"
+          f"{'peak MiB':>10}")
     for number in range(options.rounds):
         rounds.append({role: in_own_process(role, folder, options, number)
                        for role in ("theirs", "ours")})
         for role, name in (("theirs", "transformers"), ("ours", "this library")):
             row = rounds[-1][role]
             print(f"{number:<6}{name:<14}{row['audio_s_per_s']:>10.2f}"
-                  f"{row['cpu_seconds']:>8.1f}{row['rss_before_mib']:>12.0f}{row['peak_mib']:>10.0f}", flush=True)
+                  f"{row['cpu_seconds']:>8.1f}{row['rss_before_mib']:>12.0f}"
+                  f"{row['peak_mib']:>10.0f}", flush=True)
     speedups = [r["ours"]["audio_s_per_s"] / r["theirs"]["audio_s_per_s"] for r in rounds]
     memory = [r["ours"]["peak_mib"] / r["theirs"]["peak_mib"] for r in rounds]
     return {"speedup": median(speedups), "speedup_range": [min(speedups), max(speedups)],

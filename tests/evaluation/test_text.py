@@ -111,3 +111,10 @@ def test_scoring_unit_and_units():
     assert units("你好， 世界！", "Chinese") == ["你", "好", "世", "界"]
     assert units("Hello,  World!", "English") == ["hello", "world"]
     assert units("", "Chinese") == []
+
+
+def test_basic_english_keeps_number_words_apart():
+    assert units("Seven, three nine!", "English") == ["739"]
+    assert units("Seven, three nine!", "English", "basic") == ["seven", "three", "nine"]
+    with pytest.raises(ValueError, match="whisper or basic"):
+        units("x", "English", "none")

@@ -1,0 +1,78 @@
+"""The benchmark recipes run, and their comparison of losses would notice a wrong one."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import Qwen3ASRForConditionalGeneration
+
+from qwen3asr_train.models import asr
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "benchmarks"
+SIZES = {
+    "audio_config": dict(num_mel_bins=128, d_model=32, encoder_layers=2, encoder_attention_heads=2,
+                         encoder_ffn_dim=48, downsample_hidden_size=8, initializer_range=0.2),
+    "text_config": dict(hidden_size=40, intermediate_size=64, num_hidden_layers=2,
+                        num_attention_heads=4, num_key_value_heads=2, head_dim=12,
+                        tie_word_embeddings=True, initializer_range=0.2),
+}
+
+
+@pytest.fixture(scope="module")
+def sft():
+    specification = importlib.util.spec_from_file_location("benchmark_sft", RECIPES / "sft.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # dataclasses look their module up
+    specification.loader.exec_module(module)
+    yield module
+    del sys.modules[specification.name]
+
+
+@pytest.fixture(scope="module")
+def sides(sft, tmp_path_factory):
+    """Clips, the two models with the same weights, and the processor."""
+    clips = sft.make_clips(6, seed=1, shortest=1.0, longest=10.0)
+    ours, processor = sft.make_model(SIZES, clips, entries=400)
+    folder = tmp_path_factory.mktemp("model")
+    asr.save(ours, processor, folder)
+    theirs = Qwen3ASRForConditionalGeneration.from_pretrained(folder)
+    return clips, ours.eval(), theirs.eval(), processor
+
+
+def test_losses_agree(sft, sides):
+    clips, ours, theirs, processor = sides
+    found = sft.compare_losses(ours, theirs, processor, clips, batch_size=4)
+    assert found["loss_difference"] < 1e-4
+    assert found["loss"] > 1.0
+
+
+def test_loss_depends_on_the_audio(sft, sides):
+    clips, ours, _, processor = sides
+    silent = [sft.Clip(np.zeros_like(clip.waveform), clip.text) for clip in clips]
+    batch, other = (sft.our_batch(processor, part) for part in (clips, silent))
+    losses = [float(ours.target_loss(b)[0]) / sft.targets(b["labels"]) for b in (batch, other)]
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_labels_are_the_processors(sft, sides):
+    clips, _, _, processor = sides
+    for clip in clips:
+        ours = sft.our_batch(processor, [clip])
+        theirs = sft.their_batch(processor, [clip])
+        assert ours["input_ids"].tolist() == theirs["input_ids"].tolist()
+        assert ours["labels"].tolist() == theirs["labels"].tolist()
+
+
+def test_features_runs(tmp_path):
+    figures = tmp_path / "features.json"
+    done = subprocess.run(
+        [sys.executable, RECIPES / "features.py", "--clips", "5", "--longest", "3", "--rounds", "1",
+         "--batch-size", "2", "--json", figures], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("speedup=")
+    result = json.loads(figures.read_text())
+    assert result["max_difference"] < 1e-4 and result["speedup"] > 0
