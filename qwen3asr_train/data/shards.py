@@ -11,6 +11,7 @@ unpickled, executed or extracted to disk.
 import glob
 import io
 import json
+import math
 import os
 import tarfile
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from qwen3asr_train.data.audio import EXTENSIONS
+from qwen3asr_train.data.audio import duration as audio_duration
 from qwen3asr_train.errors import DataError, UserError
 
 INDEX_FORMAT = 1
@@ -259,6 +261,10 @@ def scan_tar(shard: str | Path) -> Iterator[tuple[str, dict[str, tuple[int, int]
         yield current, members
 
 
+def _is_duration(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
+
+
 def _split_member(shard: str | Path, name: str) -> tuple[str, str]:
     path = PurePosixPath(name)
     if not _safe_name(name):
@@ -315,8 +321,6 @@ class ShardReader:
 
 def entries_of_tar(shard: str | Path) -> tuple[list[Entry], list[tuple[str, str]]]:
     """Entries of a tar that holds our records, and ``(key, reason)`` for samples left out."""
-    from qwen3asr_train.data.audio import duration
-
     entries, bad = [], []
     with open(shard, "rb") as file:
         def payload(at: tuple[int, int]) -> bytes:
@@ -334,8 +338,8 @@ def entries_of_tar(shard: str | Path) -> tuple[list[Entry], list[tuple[str, str]
                 except ValueError as error:
                     raise DataError(f"{name}: unreadable JSON ({error})") from error
                 seconds = record.get("duration")
-                if not isinstance(seconds, int | float):
-                    seconds = duration(payload(members[extension]), name=name) if extension else 0.0
+                if not _is_duration(seconds):
+                    seconds = audio_duration(payload(members[extension]), name=name) if extension else 0.0
             except DataError as error:
                 bad.append((key, str(error)))
                 continue

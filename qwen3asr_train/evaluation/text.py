@@ -88,10 +88,11 @@ def _normaliser(language: str | None, english: str) -> Callable[[str], str]:
 def normalise(text: str, language: str | None, english: str = "whisper") -> str:
     """Text as it is scored: Whisper's normaliser of its language, single spaces, ends stripped.
 
-    English, if `english` is `"whisper"`: `EnglishTextNormalizer` (lower case, contractions and numbers written one way, British
-    spelling made American, fillers such as "um" removed, diacritics dropped). Every other language,
-    None, and English if `english` is `"basic"`: `BasicTextNormalizer(remove_diacritics=False, preserve_marks=True)`, that is, lower
-    case, NFKC, anything in (), [] or <> removed, punctuation and symbols turned into spaces.
+    English, if `english` is `"whisper"`: `EnglishTextNormalizer` (lower case, contractions and
+    numbers written one way, British spelling made American, fillers such as "um" removed,
+    diacritics dropped). Every other language, None, and English if `english` is `"basic"`:
+    `BasicTextNormalizer(remove_diacritics=False, preserve_marks=True)`, that is, lower case, NFKC,
+    anything in (), [] or <> removed, punctuation and symbols turned into spaces.
     Source: Radford et al. 2022, appendix C, in the packaging of PyPI's `whisper_normalizer`.
 
     Observed with whisper_normalizer 0.1.15:

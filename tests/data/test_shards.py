@@ -115,6 +115,14 @@ def test_bad_records_are_listed_with_their_reason(tmp_path):
     assert "'text' must be a string" in reasons["none"]
 
 
+@pytest.mark.parametrize("duration", [float("nan"), float("inf"), -1.0, "long", None])
+def test_a_duration_that_is_none_is_measured(tmp_path, duration):
+    audio = encode(np.zeros(8000, dtype=np.float32), "wav")
+    path = tar_of(tmp_path / "x.tar", {
+        "a.json": json.dumps(record(duration=duration)).encode(), "a.wav": audio})
+    assert entries_of_tar(path)[0][0].duration == pytest.approx(0.5)
+
+
 def test_nonspeech_may_be_empty():
     check_record({"text": "", "task": "nonspeech"}, "x")
 
