@@ -23,7 +23,7 @@ MIN_SAMPLES = 8000
 
 @lru_cache(maxsize=1)
 def _tables() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Window ``(400,)``, mel filters ``(201, 128)``, both float32, and a scratch-free zero."""
+    """Window ``(400,)``, mel filters ``(201, 128)``, and the least power, all float32."""
     filters = mel_filter_bank(1 + N_FFT // 2, MEL_BINS, 0.0, 8000.0, 16_000, norm="slaney",
                               mel_scale="slaney")
     return torch.hann_window(N_FFT), torch.from_numpy(filters).float().contiguous(), \
@@ -51,15 +51,13 @@ def log_mel(waveform: np.ndarray) -> torch.Tensor:
     edge = N_FFT // 2
     padded = torch.nn.functional.pad(signal[None], (edge, edge), mode="reflect")[0]
     spectrum = torch.fft.rfft(padded.unfold(0, N_FFT, HOP)[:frames] * window)
-    power = torch.view_as_real(spectrum).square().sum(-1)
+    power = spectrum.real.square().add_(spectrum.imag.square())
     mel = torch.maximum(power @ filters, floor).log10_()
     return mel.clamp_(min=float(mel.max()) - 8.0).add_(4.0).div_(4.0)
 
 
 def chunk(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(frames, 128)`` -> chunks ``(n, 128, 100)``, zero-padded, and their frame counts ``(n,)``.
-
-    """
+    """``(frames, 128)`` -> zero-padded chunks ``(n, 128, 100)`` and their frame counts ``(n,)``."""
     frames = features.shape[0]
     count = -(-frames // CHUNK_FRAMES)
     padded = torch.nn.functional.pad(features, (0, 0, 0, count * CHUNK_FRAMES - frames))

@@ -339,7 +339,8 @@ def entries_of_tar(shard: str | Path) -> tuple[list[Entry], list[tuple[str, str]
                     raise DataError(f"{name}: unreadable JSON ({error})") from error
                 seconds = record.get("duration")
                 if not _is_duration(seconds):
-                    seconds = audio_duration(payload(members[extension]), name=name) if extension else 0.0
+                    seconds = audio_duration(payload(members[extension]), name=name) \
+                        if extension else 0.0
             except DataError as error:
                 bad.append((key, str(error)))
                 continue

@@ -27,7 +27,7 @@ class TargetHead(nn.Linear):
     other module.
     """
 
-    chunk_size = 1024  # target positions whose logits exist at one time
+    chunk_size = 256  # target positions whose logits exist at one time
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
         """``(…, d)`` -> logits ``(…, vocabulary)``, or with ``targets`` ``(n,)`` a scalar sum."""

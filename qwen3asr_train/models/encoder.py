@@ -75,13 +75,15 @@ class WindowedAttention(Qwen3ASRAudioAttention):
             return super().forward(hidden_states, cu_seqlens, **kwargs)
 
         def split(projected: Tensor) -> Tensor:  # -> (windows, heads, longest, head_dim)
-            return projected[windows.gather].unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            # index_select: its backward is much faster on CPU than that of indexing
+            places = projected.index_select(0, windows.gather.flatten())
+            return places.view(*windows.gather.shape, self.num_heads, -1).transpose(1, 2)
 
         attended = F.scaled_dot_product_attention(
             split(self.q_proj(hidden_states)), split(self.k_proj(hidden_states)),
             split(self.v_proj(hidden_states)), attn_mask=windows.mask, scale=self.scaling,
             dropout_p=self.attention_dropout if self.training else 0.0)
-        packed = attended.transpose(1, 2).flatten(2).flatten(0, 1)[windows.scatter]
+        packed = attended.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, windows.scatter)
         return self.out_proj(packed)
 
 
@@ -119,7 +121,7 @@ class WindowedEncoder(Qwen3ASREncoder):
         steps = hidden.shape[1]
         hidden = hidden + self.positional_embedding(steps).to(hidden.dtype)
         valid = torch.arange(steps, device=hidden.device) < tokens_of_chunks(chunk_lengths)[:, None]
-        return hidden.flatten(0, 1)[valid.flatten().nonzero().squeeze(-1)]
+        return hidden.flatten(0, 1).index_select(0, valid.flatten().nonzero().squeeze(-1))
 
     def _pack(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """transformers' padded batch -> packed chunks without the empty ones."""

@@ -49,7 +49,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor,
-                          chunk_size: int = 1024) -> Tensor:
+                          chunk_size: int = 256) -> Tensor:
     """Sum over positions of ``-log softmax(hidden @ weight.T)[target]``, a float32 scalar.
 
     ``hidden`` ``(positions, d)``, ``weight`` ``(vocabulary, d)``, ``targets`` ``(positions,)`` of

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import Qwen3ASRForConditionalGeneration
 
 from qwen3asr_train.models import asr
@@ -35,7 +36,7 @@ def sft():
 @pytest.fixture(scope="module")
 def sides(sft, tmp_path_factory):
     """Clips, the two models with the same weights, and the processor."""
-    clips = sft.make_clips(6, seed=1, shortest=1.0, longest=10.0)
+    clips = sft.make_clips(4, seed=1, shortest=1.0, longest=4.0)
     ours, processor = sft.make_model(SIZES, clips, entries=400)
     folder = tmp_path_factory.mktemp("model")
     asr.save(ours, processor, folder)
@@ -45,7 +46,7 @@ def sides(sft, tmp_path_factory):
 
 def test_losses_agree(sft, sides):
     clips, ours, theirs, processor = sides
-    found = sft.compare_losses(ours, theirs, processor, clips, batch_size=4)
+    found = sft.compare_losses(ours, theirs, processor, clips, batch_size=3)
     assert found["loss_difference"] < 1e-4
     assert found["loss"] > 1.0
 
@@ -54,7 +55,9 @@ def test_loss_depends_on_the_audio(sft, sides):
     clips, ours, _, processor = sides
     silent = [sft.Clip(np.zeros_like(clip.waveform), clip.text) for clip in clips]
     batch, other = (sft.our_batch(processor, part) for part in (clips, silent))
-    losses = [float(ours.target_loss(b)[0]) / sft.targets(b["labels"]) for b in (batch, other)]
+    with torch.no_grad():
+        losses = [float(ours.target_loss(b)[0]) / sft.targets(b["labels"])
+                  for b in (batch, other)]
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
@@ -70,7 +73,7 @@ def test_labels_are_the_processors(sft, sides):
 def test_features_runs(tmp_path):
     figures = tmp_path / "features.json"
     done = subprocess.run(
-        [sys.executable, RECIPES / "features.py", "--clips", "5", "--longest", "3", "--rounds", "1",
+        [sys.executable, RECIPES / "features.py", "--clips", "4", "--longest", "2", "--rounds", "1",
          "--batch-size", "2", "--json", figures], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("speedup=")
