@@ -31,16 +31,24 @@ from qwen3asr_train.stages.setup import add_lora, build_recogniser, resolve_data
 
 log = logging.getLogger(__name__)
 
-CTC_FROM_SCRATCH = 0.5
+CTC_FROM_SCRATCH = 1.0
 """``stage.ctc_weight=auto`` for random weights; 0 for a model that has learned to align."""
+
+FINE_TUNING_LR = 2e-5
+"""``stage.optimizer.lr=auto`` with ``init_from``: that of the released fine-tuning script."""
+
+LORA_LR = 1e-4
+"""``stage.optimizer.lr=auto`` with ``init_from`` when only adapters train."""
 
 
 class SFT(TrainingModule):
     """Loss and validation of the stage."""
 
     def __init__(self, model: asr.Recogniser, processor: Qwen3ASRProcessor, config: DictConfig):
-        super().__init__(model, OmegaConf.to_container(config.stage.optimizer),
-                         OmegaConf.to_container(config.trainer), config.seed)
+        optimizer = OmegaConf.to_container(config.stage.optimizer)
+        if optimizer["lr"] == "auto":
+            optimizer["lr"] = automatic_lr(config)
+        super().__init__(model, optimizer, OmegaConf.to_container(config.trainer), config.seed)
         self._tokenizer = processor.tokenizer
         from_scratch = config.stage.init_from is None
         weight = config.stage.ctc_weight
@@ -75,6 +83,13 @@ class SFT(TrainingModule):
         loss = sum(loss for loss, _ in losses) / max(1, sum(count for _, count in losses))
         self.log_row({"val/loss": loss, "val/wer": scores["wer"],
                       "val/lid_accuracy": scores["lid_accuracy"]})
+
+
+def automatic_lr(config: DictConfig) -> float:
+    """What ``stage.optimizer.lr=auto`` stands for."""
+    if config.stage.init_from is None:
+        return config.model.lr_from_scratch
+    return LORA_LR if config.model.lora.rank else FINE_TUNING_LR
 
 
 class SFTData(lightning.LightningDataModule):
