@@ -44,7 +44,7 @@ class Corpus:
 
     languages: tuple[str, ...] = ("English", "Chinese")
     domains: tuple[str, ...] = DOMAINS
-    train_samples: int = 6000
+    train_samples: int = 12000
     validation_samples: int = 100
     test_samples: int = 400
     seed: int = 0
