@@ -22,7 +22,7 @@ SHORTHANDS = {"init_from": "stage.init_from", "format": "stage.format",
 """Fields of the stage that may be written without ``stage.``."""
 
 HEADLINE = ("test/wer", "test/wer_low", "test/wer_high", "test/cer", "test/lid_accuracy",
-            "val/wer", "train/loss", "train/steps", "train/seconds")
+            "val/wer", "train/loss", "train/padding_share", "train/steps", "train/seconds")
 
 
 def check_arguments(arguments: list[str]) -> list[str]:
