@@ -5,7 +5,9 @@
 RECORDINGS is a folder or a tar with files ``{digit}_{speaker}_{index}.wav``, as the Free Spoken
 Digit Dataset has them. Takes of one speaker are joined with short pauses, and the transcript is
 the digits in words: ``FOLDER/{train,test}/SPEAKER/NAME.wav`` and ``NAME.txt``. Train holds no take
-of the held-out speaker, test no other's. The same arguments give the same files.
+of the held-out speaker, test no other's. Each training string is given another tempo and
+equaliser, since four speakers with a microphone each are few; test strings stay as they are. The
+same arguments give the same files.
 """
 
 import argparse
@@ -32,9 +34,13 @@ MARKER = ".digit_strings"
 _NAME = re.compile(r"([0-9])_([A-Za-z][A-Za-z0-9-]*)_(\d+)\.wav")
 _MAX_BYTES = 10_000_000  # of one take: minutes of audio, where a digit lasts a second
 _PAUSE_SECONDS = (0.05, 0.25)
-# Single digits in training show a new model what belongs to what; it finds its way into long
-# strings from there.
-_DIGITS = {"train": (1, 7), "test": (3, 7)}
+_TEST_DIGITS = range(3, 8)
+# Training draws length n with a weight of 1/n, so that all lengths have the same share of the
+# audio: single digits show a new model what belongs to what, and it goes on to strings from there.
+_TRAIN_DIGITS = range(1, 8)
+_TEMPO = (0.75, 1.3)
+_EQUALISER_DB = 8.0  # standard deviation of the gain at each knot
+_EQUALISER_KNOTS = 6  # spread evenly from 0 Hz to half the sampling rate
 
 
 @dataclass(frozen=True)
@@ -103,28 +109,69 @@ def _payloads(recordings: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def make_strings(takes: list[Take], count: int, rng: np.random.Generator,
-                 lengths: tuple[int, int]) -> Iterator[String]:
-    """``count`` strings of ``lengths[0]`` to ``lengths[1]`` digits from takes of one speaker.
+                 training: bool) -> Iterator[String]:
+    """``count`` strings from takes of one speaker, varied and of all lengths for ``training``.
 
     Takes are dealt like cards, and the pack is shuffled anew when it is used up: every take serves
     equally often, each time between other neighbours.
     """
     pack: list[Take] = []
+    lengths = _TRAIN_DIGITS if training else _TEST_DIGITS
+    shares = 1 / np.array(lengths) if training else np.ones(len(lengths))
     for _ in range(count):
-        wanted = int(rng.integers(lengths[0], lengths[1] + 1))
+        wanted = int(rng.choice(lengths, p=shares / shares.sum()))
         while len(pack) < wanted:
             pack += [takes[i] for i in rng.permutation(len(takes))]
         chosen, pack = tuple(pack[:wanted]), pack[wanted:]
-        yield String(chosen, join(chosen, rng), chosen[0].rate)
+        waveforms = [take.waveform for take in chosen]
+        rate = chosen[0].rate
+        if training:
+            tempo = rng.uniform(*_TEMPO)
+            waveforms = [change_tempo(waveform, rate, tempo) for waveform in waveforms]
+        waveform = join(waveforms, rate, rng)
+        yield String(chosen, equalise(waveform, rng) if training else waveform, rate)
 
 
-def join(takes: tuple[Take, ...], rng: np.random.Generator) -> np.ndarray:
+def join(takes: list[np.ndarray], rate: int, rng: np.random.Generator) -> np.ndarray:
     """Takes with a pause before, between and after them, float32 ``(samples,)``."""
     parts = []
     for i in range(len(takes) + 1):
-        parts.append(np.zeros(int(rng.uniform(*_PAUSE_SECONDS) * takes[0].rate), np.float32))
-        parts += [take.waveform for take in takes[i:i + 1]]
+        parts.append(np.zeros(int(rng.uniform(*_PAUSE_SECONDS) * rate), np.float32))
+        parts += takes[i:i + 1]
     return np.concatenate(parts)
+
+
+def change_tempo(waveform: np.ndarray, rate: int, factor: float) -> np.ndarray:
+    """Speech at ``factor`` times its tempo with the pitch it had: WSOLA (Verhelst & Roelands 1993).
+
+    Frames of 30 ms are overlapped by half; each is taken up to 10 ms away from its place, where it
+    best goes on from the one before.
+    """
+    half, reach = round(0.015 * rate), round(0.01 * rate)
+    window = np.hanning(2 * half + 1)[:-1].astype(np.float32)
+    frames = max(1, int(len(waveform) / factor / half))
+    padded = np.pad(waveform, (half + reach, 4 * half + 2 * reach))
+    out = np.zeros((frames + 1) * half, np.float32)
+    start = reach
+    for i in range(frames):
+        place = min(int(i * half * factor) + reach, len(padded) - 3 * half - reach)
+        if i:
+            expected = padded[start + half:start + 3 * half]
+            nearby = padded[place - reach:place + reach + 2 * half]
+            place += int(np.correlate(nearby, expected, "valid").argmax()) - reach
+        out[i * half:(i + 2) * half] += padded[place:place + 2 * half] * window
+        start = place
+    return out
+
+
+def equalise(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Another microphone and room: a smooth random gain over frequency, the same power."""
+    spectrum = np.fft.rfft(waveform)
+    knots = rng.normal(0.0, _EQUALISER_DB, _EQUALISER_KNOTS)
+    gain = np.interp(np.linspace(0, _EQUALISER_KNOTS - 1, len(spectrum)), range(len(knots)), knots)
+    changed = np.fft.irfft(spectrum * 10 ** (gain / 20), len(waveform))
+    changed *= np.sqrt(np.mean(waveform**2) / max(np.mean(changed**2), 1e-12))
+    return (changed / max(1.0, np.abs(changed).max())).astype(np.float32)
 
 
 def write_strings(takes: dict[str, list[Take]], out: Path, held_out: str, strings: int,
@@ -147,7 +194,8 @@ def write_strings(takes: dict[str, list[Take]], out: Path, held_out: str, string
         folder = out / split / speaker
         folder.mkdir(parents=True)
         for number, string in enumerate(make_strings(
-                takes[speaker], count, sample_rng(seed, 0, speaker), _DIGITS[split])):
+                takes[speaker], count, sample_rng(seed, 0, speaker),
+                training=split == "train")):
             path = folder / f"{speaker}-{number:05d}.wav"
             soundfile.write(path, string.waveform, string.rate, subtype="PCM_16")
             path.with_suffix(".txt").write_text(string.text + "\n", encoding="utf-8")
@@ -163,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--held-out", required=True, metavar="SPEAKER",
                         help="all of test, nothing of train")
-    parser.add_argument("--strings", type=int, default=4000, metavar="N",
+    parser.add_argument("--strings", type=int, default=6000, metavar="N",
                         help="training strings of all speakers together (default: %(default)s)")
     parser.add_argument("--test-strings", type=int, default=200, metavar="N",
                         help="default: %(default)s")
