@@ -25,6 +25,5 @@ for split in train test; do
   "$python" -m data_prep.folder "$folder/strings/$split" --speaker-folder 1 --language English \
     --overwrite --out "$folder/shards/$split"
 done
-rm -rf "$folder/run"
 "$python" -m qwen3asr_train stage=sft experiment=own_speech init_from="$base" \
   data.train="$folder/shards/train" data.test="$folder/shards/test" run_dir="$folder/run" "$@"
