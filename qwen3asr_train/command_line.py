@@ -17,7 +17,8 @@ CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "config
                if path.is_dir())
 """The config tree: inside an installed wheel, or beside the package in a checkout."""
 
-SHORTHANDS = {"init_from": "stage.init_from", "format": "stage.format",
+SHORTHANDS = {"init_from": "stage.init_from", "init_from_encoder": "stage.init_from_encoder",
+              "format": "stage.format",
               "language": "stage.language", "context": "stage.context"}
 """Fields of the stage that may be written without ``stage.``."""
 

@@ -1,20 +1,23 @@
 """Cells of the batch plan to batches: read, decode, augment, tokenise, collate."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedTokenizerBase
 
 from qwen3asr_train.data import augment, features
 from qwen3asr_train.data.audio import decode
 from qwen3asr_train.data.collate import Example, collate, padding_share
 from qwen3asr_train.data.plan import Cell, sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
+from qwen3asr_train.data.questions import Questions
 from qwen3asr_train.data.shards import Entry, ShardReader
 from qwen3asr_train.errors import DataError, UserError
+
+NO_QUESTIONS = Questions()
 
 
 class SpeechDataset(Dataset):
@@ -26,11 +29,13 @@ class SpeechDataset(Dataset):
     still takes part in the step.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0,
+    def __init__(self, prompts: PromptBuilder, *, seed: int = 0,
                  augmentation: augment.Augmentation = augment.IDENTITY,
+                 questions: Questions = NO_QUESTIONS, windows: "Windows | None" = None,
                  with_prompts: bool = False):
-        self.prompts = PromptBuilder(tokenizer)
+        self.prompts = prompts
         self.seed, self.augmentation, self.with_prompts = seed, augmentation, with_prompts
+        self.questions, self.windows = questions, windows
         self._reader = ShardReader()
 
     def __getitem__(self, cell: Cell) -> dict:
@@ -46,6 +51,8 @@ class SpeechDataset(Dataset):
             kept.append(entry)
         examples = examples or [self._blank()]
         inputs = collate(examples, self.prompts.pad_id, with_prompts=self.with_prompts)
+        if self.windows is not None:
+            inputs["window_chunks"] = torch.tensor(self.windows.draw(self.seed, cell.step))
         meta = {
             "entries": kept,
             "references": [record["text"] for record in records],
@@ -66,17 +73,37 @@ class SpeechDataset(Dataset):
         waveform = self.augmentation.waveform(decode(payload, name=entry.name), rng)
         mel = self.augmentation.features(features.log_mel(waveform), rng)
         try:
-            return record, self._with_prompt(mel, record)
+            return record, self._with_prompt(mel, record, self.questions.ask(record, rng))
         except DataError as error:
             raise DataError(f"{entry.name}: {error}") from error
 
-    def _with_prompt(self, mel: torch.Tensor, record: dict) -> Example:
-        prompt = self.prompts.prompt(features.audio_tokens(len(mel)), record.get("context") or "")
+    def _with_prompt(self, mel: torch.Tensor, record: dict, question: tuple[str, str] | None
+                     ) -> Example:
+        tokens = features.audio_tokens(len(mel))
+        if question is not None:
+            asked, answer = question
+            return Example(mel, self.prompts.prompt(tokens, question=asked),
+                           self.prompts.answer(answer))
+        prompt = self.prompts.prompt(tokens, record.get("context") or "")
         return Example(mel, prompt, self.prompts.target(record["text"], record.get("language")))
 
     def _blank(self) -> Example:
         mel = features.log_mel(np.zeros(features.MIN_SAMPLES, dtype=np.float32))
         return Example(mel, self.prompts.prompt(features.audio_tokens(len(mel))), [])
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The encoder's attention window of each step: ``seconds`` to draw from, by ``weights``."""
+
+    seconds: tuple[int, ...]
+    weights: tuple[float, ...] | None = None
+
+    def draw(self, seed: int, step: int) -> int:
+        """The window of a step in chunks of a second; the same on every rank."""
+        rng = sample_rng(seed, 0, f"window/{step}")
+        shares = None if self.weights is None else np.divide(self.weights, sum(self.weights))
+        return int(rng.choice(self.seconds, p=shares))
 
 
 def loader(dataset: SpeechDataset, cells: Iterable[Cell], workers: int) -> DataLoader:

@@ -6,11 +6,14 @@ clip's maximum, ``(x + 4) / 4``. A clip's features never depend on its neighbour
 STFT's edge reflection and the maximum are the clip's own.
 """
 
+import math
 from functools import lru_cache
 
 import numpy as np
 import torch
 from transformers.audio_utils import mel_filter_bank
+
+from qwen3asr_train.errors import DataError
 
 N_FFT = 400
 HOP = 160
@@ -41,19 +44,106 @@ def audio_tokens(frames: int) -> int:
     return 13 * full + -(-rest // 8)
 
 
-def log_mel(waveform: np.ndarray) -> torch.Tensor:
-    """float32 ``(samples,)`` at 16 kHz -> ``(frames, 128)`` float32."""
-    window, filters, floor = _tables()
+def log_mel(waveform: np.ndarray, window_frames: int | None = None) -> torch.Tensor:
+    """float32 ``(samples,)`` at 16 kHz -> ``(frames, 128)`` float32.
+
+    ``window_frames``: take the floor of each window of so many frames from the maximum up to its
+    end, as a stream has to, rather than from the clip's: the two differ in what is 80 dB quieter
+    than something that is yet to come.
+    """
     signal = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
     if signal.numel() < MIN_SAMPLES:
         signal = torch.nn.functional.pad(signal, (0, MIN_SAMPLES - signal.numel()))
-    frames = signal.numel() // HOP
+    mel = _log_mel(_reflected(signal), signal.numel() // HOP)
+    if window_frames is None:
+        return _normalise(mel, float(mel.max()))
+    windows, loudest = [], -math.inf
+    for window in mel.split(window_frames):
+        loudest = max(loudest, float(window.max()))
+        windows.append(_normalise(window, loudest))
+    return torch.cat(windows)
+
+
+def _reflected(signal: torch.Tensor) -> torch.Tensor:
+    """``(samples,)`` with half a frame mirrored at both ends."""
     edge = N_FFT // 2
-    padded = torch.nn.functional.pad(signal[None], (edge, edge), mode="reflect")[0]
+    return torch.nn.functional.pad(signal[None], (edge, edge), mode="reflect")[0]
+
+
+def _log_mel(padded: torch.Tensor, frames: int) -> torch.Tensor:
+    """The first frames of a signal as log10 of mel energies ``(frames, 128)``."""
+    window, filters, floor = _tables()
     spectrum = torch.fft.rfft(padded.unfold(0, N_FFT, HOP)[:frames] * window)
     power = spectrum.real.square().add_(spectrum.imag.square())
-    mel = torch.maximum(power @ filters, floor).log10_()
-    return mel.clamp_(min=float(mel.max()) - 8.0).add_(4.0).div_(4.0)
+    return torch.maximum(power @ filters, floor).log10_()
+
+
+def _normalise(mel: torch.Tensor, loudest: float) -> torch.Tensor:
+    """In place: floored 8 (80 dB) below ``loudest``, ``(x + 4) / 4``."""
+    return mel.clamp_(min=loudest - 8.0).add_(4.0).div_(4.0)
+
+
+class LogMelStream:
+    """:func:`log_mel` with ``window_frames`` of audio that arrives bit by bit.
+
+    Windows are computed one by one from as many samples each, so the same audio gives the same bits
+    however it is cut. A window is ready 200 samples (12.5 ms, half a frame) after its last frame's
+    centre.
+    """
+
+    def __init__(self, window_frames: int):
+        self._frames = window_frames
+        self._pending = torch.empty(0)  # from half a frame before the next window's first sample
+        self._started = self._finished = False
+        self._loudest = -math.inf
+
+    def accept(self, piece: np.ndarray) -> list[torch.Tensor]:
+        """float32 ``(samples,)`` -> the windows ``(window_frames, 128)`` that are now whole.
+
+        Raises DataError for what is not finite mono audio, ValueError after :meth:`finish`.
+        """
+        if self._finished:
+            raise ValueError("the stream is finished")
+        piece = np.asarray(piece, dtype=np.float32)
+        if piece.ndim != 1 or not np.isfinite(piece).all():
+            raise DataError("a piece of audio must be finite samples of one channel")
+        self._pending = torch.cat([self._pending, torch.from_numpy(piece)])
+        if not self._started:
+            if len(self._pending) < MIN_SAMPLES:  # no window is shorter
+                return []
+            self._pending = _reflected(self._pending)[:-(N_FFT // 2)]
+            self._started = True
+        needed = (self._frames - 1) * HOP + N_FFT
+        windows = []
+        while len(self._pending) >= needed:
+            windows.append(self._window(self._pending[:needed], self._frames))
+            self._pending = self._pending[self._frames * HOP:].clone()
+        return windows
+
+    def finish(self) -> list[torch.Tensor]:
+        """The windows that are left, the last one shorter; none if all audio is in windows."""
+        if self._finished:
+            raise ValueError("the stream is finished")
+        self._finished = True
+        if not self._started:
+            rest = torch.nn.functional.pad(self._pending, (0, MIN_SAMPLES - len(self._pending)))
+            padded, frames = _reflected(rest), MIN_SAMPLES // HOP
+        else:
+            edge = N_FFT // 2
+            padded = torch.cat([self._pending, self._pending[-edge - 1:-1].flip(0)])
+            # the rest begins half a frame before its first frame's centre
+            frames = (len(self._pending) - edge) // HOP
+        windows = []
+        while frames > 0:
+            count = min(frames, self._frames)
+            windows.append(self._window(padded[:(count - 1) * HOP + N_FFT], count))
+            padded, frames = padded[count * HOP:], frames - count
+        return windows
+
+    def _window(self, padded: torch.Tensor, frames: int) -> torch.Tensor:
+        mel = _log_mel(padded, frames)
+        self._loudest = max(self._loudest, float(mel.max()))
+        return _normalise(mel, self._loudest)
 
 
 def chunk(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

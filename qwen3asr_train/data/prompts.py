@@ -6,6 +6,7 @@
 """
 
 import re
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,8 +21,7 @@ class PromptBuilder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
         self._audio_pad = tokenizer.convert_tokens_to_ids("<|audio_pad|>")
-        self._tail = self._ids("<|audio_end|><|im_end|>\n<|im_start|>assistant\n")
-        self._head_without_context = self._head("")
+        self._head_without_context, self._tail_without_question = self._head(""), self._tail("")
         self.pad_id = tokenizer.pad_token_id
 
     def _ids(self, text: str) -> list[int]:
@@ -31,21 +31,48 @@ class PromptBuilder:
         return self._ids(f"<|im_start|>system\n{context}<|im_end|>\n"
                          "<|im_start|>user\n<|audio_start|>")
 
-    def prompt(self, audio_tokens: int, context: str = "") -> list[int]:
-        """Ids up to and including ``assistant\\n``. DataError for control tokens in the context."""
-        if context:
-            refuse_control_tokens(context, "context")
+    def _tail(self, question: str) -> list[int]:
+        return self._ids(f"<|audio_end|>{question}<|im_end|>\n<|im_start|>assistant\n")
+
+    def prompt(self, audio_tokens: int, context: str = "", question: str = "") -> list[int]:
+        """Ids up to and including ``assistant\\n``; DataError for control tokens in the texts.
+
+        ``question``: something else to do with the audio than to transcribe it.
+        """
+        refuse_control_tokens(context, "context")
+        refuse_control_tokens(question, "question")
         head = self._head(context) if context else self._head_without_context
-        return head + [self._audio_pad] * audio_tokens + self._tail
+        tail = self._tail(question) if question else self._tail_without_question
+        return head + [self._audio_pad] * audio_tokens + tail
 
     def target(self, text: str, language: str | None) -> list[int]:
         """Ids of the answer with its ``<|im_end|>``. DataError for control tokens in the text."""
         refuse_control_tokens(text, "text")
         return self._ids(f"language {language}<asr_text>{text}<|im_end|>")
 
+    def answer(self, text: str) -> list[int]:
+        """Ids of the answer to a question, with its ``<|im_end|>``."""
+        refuse_control_tokens(text, "text")
+        return self._ids(f"{text}<|im_end|>")
+
     def prefill(self, language: str) -> list[int]:
         """Ids that begin an answer in a forced language."""
         return self._ids(f"language {language}<asr_text>")
+
+
+class DecoderPrompts(PromptBuilder):
+    """Prompts for a decoder that attends to the audio: none of it in them, and no context."""
+
+    def prompt(self, audio_tokens: int, context: str = "", question: str = "") -> list[int]:
+        """``<|im_start|>assistant\\n``, after a user's turn if there is a question."""
+        if not question:
+            return self._start
+        refuse_control_tokens(question, "question")
+        return self._ids(f"<|im_start|>user\n{question}<|im_end|>\n") + self._start
+
+    @cached_property
+    def _start(self) -> list[int]:
+        return self._ids("<|im_start|>assistant\n")
 
 
 def refuse_control_tokens(text: str, field: str) -> None:

@@ -1,5 +1,6 @@
 """Waveforms of any length to language and text."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +10,8 @@ from transformers import Qwen3ASRProcessor
 from qwen3asr_train.data import features
 from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.collate import Example, collate
-from qwen3asr_train.data.prompts import PromptBuilder
-from qwen3asr_train.decoding.generate import generate
+from qwen3asr_train.decoding.generate import Model, generate, prompts_for
 from qwen3asr_train.evaluation.text import split_output
-from qwen3asr_train.models.asr import Recogniser
 
 _SEARCH_SECONDS = 5.0  # how far before the limit a quiet place to cut is looked for
 _FRAME = 160  # samples in one energy frame (10 ms)
@@ -21,10 +20,13 @@ _SMOOTH = 10  # frames averaged when looking for a quiet place
 
 @dataclass(frozen=True)
 class Transcript:
-    """``language`` is None where no speech was found or the model did not say."""
+    """``language`` is None where no speech was found or the model did not say. ``confidence``: the
+    geometric mean of the tokens' probabilities, weighted by length over pieces."""
 
     language: str | None
     text: str
+    confidence: float
+    tokens: int
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Transcriber:
     ``language`` forces a language by prefilling ``language X<asr_text>``.
     """
 
-    model: Recogniser
+    model: Model
     processor: Qwen3ASRProcessor
     language: str | None = None
     context: str = ""
@@ -44,7 +46,7 @@ class Transcriber:
 
     def __post_init__(self) -> None:
         self.model.eval()
-        self._prompts = PromptBuilder(self.processor.tokenizer)
+        self._prompts = prompts_for(self.model, self.processor.tokenizer)
         self._prefill = self._prompts.prefill(self.language) if self.language else []
 
     def __call__(self, waveforms: list[np.ndarray]) -> list[Transcript]:
@@ -84,8 +86,9 @@ class Transcriber:
             rows = generate(self.model, inputs, self.max_new_tokens)
         transcripts = []
         for row in rows:
-            language, text = split_output(self.processor.tokenizer.decode(row))
-            transcripts.append(Transcript(self.language or language, text))
+            language, text = split_output(self.processor.tokenizer.decode(row.tokens))
+            transcripts.append(Transcript(self.language or language, text, row.confidence,
+                                          len(row.tokens) + 1))
         return transcripts
 
 
@@ -113,7 +116,10 @@ def join_transcripts(parts: list[Transcript]) -> Transcript:
     for text in texts:
         spaced = joined and not (_is_unspaced(joined[-1]) and _is_unspaced(text[0]))
         joined += (" " if spaced else "") + text
-    return Transcript(max(set(languages), key=languages.count) if languages else None, joined)
+    tokens = sum(part.tokens for part in parts)
+    log_confidence = sum(part.tokens * math.log(max(part.confidence, 1e-300)) for part in parts)
+    return Transcript(max(set(languages), key=languages.count) if languages else None, joined,
+                      math.exp(log_confidence / tokens), tokens)
 
 
 def _is_unspaced(character: str) -> bool:

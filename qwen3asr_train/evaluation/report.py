@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
+from qwen3asr_train.evaluation.report_attention import AttentionMap, attention_section
 from qwen3asr_train.evaluation.report_clips import LEGEND, choose_clips, utterance_card, worst
 from qwen3asr_train.evaluation.report_svg import (
     Point,
@@ -20,6 +22,7 @@ from qwen3asr_train.evaluation.report_svg import (
     metric_name,
     series_of,
 )
+from qwen3asr_train.evaluation.report_windows import WindowScore, windows_section
 from qwen3asr_train.evaluation.text import LANGUAGES, known_language, scoring_unit
 
 MAX_CLIPS = 8
@@ -62,6 +65,8 @@ def write_report(
     config_yaml: str,
     environment: Mapping[str, str],
     timings: Mapping[str, float],
+    windows: Sequence[WindowScore] = (),
+    attention: Mapping[str, AttentionMap] = MappingProxyType({}),
 ) -> None:
     """Writes the report of a run as one self-contained HTML file, atomically.
 
@@ -77,13 +82,17 @@ def write_report(
         config_yaml: the composed configuration.
         environment: facts about machine and software.
         timings: seconds spent, by part of the run.
+        windows: error rates at attention windows of the audio encoder and in streaming.
+        attention: cross-attention by utterance key; the first 6 are drawn.
 
     Empty arguments leave their section out.
     """
     sections = {
         "curves": ("Curves", _curves(history)),
         "languages": ("By language", _languages(utterances)),
+        "windows": ("Attention windows", windows_section(windows)),
         "errors": ("Largest errors", _largest_errors(utterances)),
+        "attention": ("Cross-attention", attention_section(attention)),
         "listen": ("Listen", _listen(utterances, clips)),
         "run": ("The run", _run(config_yaml, environment, timings)),
     }

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from qwen3asr_train.evaluation.metrics import Counts, Utterance, align, edit_counts
+from qwen3asr_train.evaluation.report_chart import pool_columns
 from qwen3asr_train.evaluation.report_svg import format_duration
 from qwen3asr_train.evaluation.text import known_language, scoring_unit
 
@@ -200,10 +201,7 @@ def log_mel_png(samples: np.ndarray) -> bytes:
         mel_floor=1e-10,
         log_mel="log10",
     )  # (128, frames)
-    frames = log_mel.shape[1]
-    columns = min(_PICTURE_COLUMNS, frames)
-    starts = np.arange(columns) * frames // columns
-    pooled = np.maximum.reduceat(log_mel, starts, axis=1)
+    pooled = pool_columns(log_mel, _PICTURE_COLUMNS)
     shades = np.clip(1 + (pooled - pooled.max()) / _DYNAMIC_RANGE, 0, 1)
     image = Image.fromarray((shades[::-1] * 255).astype(np.uint8))
     palette = matplotlib.colormaps["magma"](np.arange(256), bytes=True)[:, :3]

@@ -1,13 +1,24 @@
-"""Curves of a run as inline SVG: no script, no font, readable in light and dark."""
+"""Curves of a run as inline SVG, and how figures are written in the report."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 from numbers import Real
 from typing import TypeGuard
 
+from qwen3asr_train.evaluation.report_chart import (
+    BOTTOM,
+    HEIGHT,
+    Axis,
+    chart_figure,
+    grid,
+    horizontal_axis,
+    hover_strips,
+    legend_item,
+    tick_labels,
+    vertical_axis,
+)
 from qwen3asr_train.evaluation.text import LANGUAGES
 
 MAX_POINTS = 500
@@ -20,12 +31,9 @@ PERCENTAGES = frozenset(
 
 Point = tuple[float, float]
 
-_WIDTH, _HEIGHT = 560, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 20, 12, 30
 _HOVER_STRIPS = 100
 _SERIES_STYLES = 5
 _MANY_POINTS = 60
-_LOG_SCALE_RATIO = 30
 
 
 def metric_name(key: str) -> str:
@@ -36,12 +44,18 @@ def metric_name(key: str) -> str:
     return parts[-1]
 
 
+def is_percentage(key: str) -> bool:
+    """Whether the values of a history or headline key are rates, shown in percent."""
+    name = metric_name(key)
+    return name in PERCENTAGES or name.endswith("_accuracy")
+
+
 def format_value(key: str, value: float) -> str:
     """Value as a reader wants it: percent for rates, durations for `*_seconds`, 4 digits else."""
     name = metric_name(key)
     if not math.isfinite(value):
         return "–"
-    if name in PERCENTAGES or name.endswith("_accuracy"):
+    if is_percentage(key):
         return f"{100 * value:.2f} %"
     if name.endswith("_seconds"):
         return format_duration(value)
@@ -105,78 +119,7 @@ def moving_mean(points: Sequence[Point], window: int) -> list[Point]:
     return values
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """Maps data to pixels on one axis; `log` only with positive data."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    ticks: tuple[float, ...]
-    log: bool = False
-
-    def __call__(self, value: float) -> float:
-        low, high = self.low, self.high
-        if self.log:
-            value, low, high = math.log(value), math.log(low), math.log(high)
-        return self.start + (value - low) / (high - low) * (self.end - self.start)
-
-
-def _linear_axis(low: float, high: float, start: float, end: float, count: int) -> _Axis:
-    """Axis widened to the round numbers around the data."""
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        margin = abs(low) * 0.1 or 1.0
-        low, high = low - margin, high + margin
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = tuple(i * step for i in range(first, last + 1))
-    return _Axis(ticks[0], ticks[-1], start, end, ticks)
-
-
-def _log_axis(low: float, high: float, start: float, end: float) -> _Axis:
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    mantissas = (1, 2, 5) if len(decades) <= 3 else (1,)
-    stride = max(1, len(decades) // 6)
-    marks = [m * 10.0**d for d in decades[::stride] for m in mantissas]
-    low = max([t for t in marks if t <= low * (1 + 1e-9)], default=low)
-    high = min([t for t in marks if t >= high * (1 - 1e-9)], default=high)
-    ticks = tuple(t for t in marks if low * (1 - 1e-9) <= t <= high * (1 + 1e-9))
-    return _Axis(low, high, start, end, ticks, log=True)
-
-
-def _vertical_axis(values: list[float]) -> _Axis:
-    low, high = min(values), max(values)
-    bottom, top = _HEIGHT - _BOTTOM, _TOP
-    if low > 0 and high / low > _LOG_SCALE_RATIO:
-        return _log_axis(low, high, bottom, top)
-    # A zero close by is part of the picture.
-    return _linear_axis(0.0 if 0 < low < 0.5 * high else low, high, bottom, top, 4)
-
-
-def _horizontal_axis(steps: list[float]) -> _Axis:
-    low, high = min(steps), max(steps)
-    if 0 < low < 0.25 * high:
-        low = 0.0
-    nice = _linear_axis(low, high, _LEFT, _WIDTH - _RIGHT, 5)
-    if low == high:
-        return _Axis(nice.low, nice.high, nice.start, nice.end, (low,))
-    return _Axis(low, high, nice.start, nice.end, tuple(t for t in nice.ticks if low <= t <= high))
-
-
-def _tick_label(value: float, key: str = "") -> str:
-    if key and (metric_name(key) in PERCENTAGES or metric_name(key).endswith("_accuracy")):
-        return f"{100 * value:.4g} %"
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:.4g}M"
-    if abs(value) >= 1e4:
-        return f"{value / 1e3:.4g}k"
-    return f"{value:.4g}"
-
-
-def _path(points: Sequence[Point], x: _Axis, y: _Axis, style: str) -> str:
+def _path(points: Sequence[Point], x: Axis, y: Axis, style: str) -> str:
     line = "L".join(f"{x(step):.1f} {y(value):.1f}" for step, value in points)
     return f'<path class="curve {style}" d="M{line}"/>'
 
@@ -188,7 +131,7 @@ def _is_noisy(points: Sequence[Point]) -> bool:
     return travelled > 4 * (max(values) - min(values))
 
 
-def _curve(points: Sequence[Point], x: _Axis, y: _Axis, style: str) -> str:
+def _curve(points: Sequence[Point], x: Axis, y: Axis, style: str) -> str:
     if len(points) > _MANY_POINTS and not _is_noisy(points):
         return _path(thin(points), x, y, style)
     if len(points) > _MANY_POINTS:
@@ -201,24 +144,18 @@ def _curve(points: Sequence[Point], x: _Axis, y: _Axis, style: str) -> str:
     return (_path(points, x, y, style) if len(points) > 1 else "") + dots
 
 
-def _hover_strips(curves: dict[str, list[Point]], x: _Axis) -> str:
-    """Invisible columns over the plot whose title tells step and values there, without script."""
+def _pointed_at(curves: dict[str, list[Point]]) -> dict[float, str]:
+    """What to tell at each step: the value there, or the nearest one, of every curve."""
     steps = sorted({step for points in curves.values() for step, _ in points})
-    steps = steps[:: math.ceil(len(steps) / _HOVER_STRIPS)]
-    edges = [x.start, *((x(a) + x(b)) / 2 for a, b in pairwise(steps)), x.end]
-    strips = []
-    for step, left, right in zip(steps, edges[:-1], edges[1:], strict=True):
+    texts = {}
+    for step in steps[:: math.ceil(len(steps) / _HOVER_STRIPS)]:
         lines = [f"step {step:,.0f}"]
         for key, points in curves.items():
             near = min(points, key=lambda point: abs(point[0] - step))
             at = "" if near[0] == step else f" (step {near[0]:,.0f})"
             lines.append(f"{key}: {format_value(key, near[1])}{at}")
-        strips.append(
-            f'<g class="strip"><rect x="{left:.1f}" y="{_TOP}" width="{right - left:.1f}" '
-            f'height="{_HEIGHT - _TOP - _BOTTOM}"/><path d="M{x(step):.1f} {_TOP}V'
-            f'{_HEIGHT - _BOTTOM}"/><title>{escape(chr(10).join(lines))}</title></g>'
-        )
-    return "".join(strips)
+        texts[step] = "\n".join(lines)
+    return texts
 
 
 def line_chart(title: str, curves: dict[str, list[Point]]) -> str:
@@ -229,33 +166,19 @@ def line_chart(title: str, curves: dict[str, list[Point]]) -> str:
     """
     values = [value for points in curves.values() for _, value in points]
     steps = [step for points in curves.values() for step, _ in points]
-    x, y = _horizontal_axis(steps), _vertical_axis(values)
-    unit_key = next(iter(curves))
-
-    grid = "".join(
-        f'<path class="grid" d="M{_LEFT} {y(t):.1f}H{_WIDTH - _RIGHT}"/>'
-        f'<text x="{_LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{_tick_label(t, unit_key)}'
-        "</text>"
-        for t in y.ticks
-    )
-    below = _HEIGHT - _BOTTOM + 18
-    grid += "".join(
-        f'<text x="{x(t):.1f}" y="{below}" text-anchor="middle">{_tick_label(t)}</text>'
-        for t in x.ticks
-    )
+    x, y = horizontal_axis(steps), vertical_axis(values)
     drawn, legend = "", ""
     for i, (key, points) in enumerate(curves.items()):
         style = f"s{i % _SERIES_STYLES}"
         drawn += _curve(points, x, y, style)
-        legend += (
-            f'<li><svg viewBox="0 0 24 8" aria-hidden="true"><path class="curve {style}" '
-            f'd="M1 4H23"/></svg>{escape(key)} <b>{format_value(key, points[-1][1])}</b></li>'
-        )
-    scale = ' <span class="note">log scale</span>' if y.log else ""
-    return (
-        f'<figure class="chart"><figcaption>{escape(title)}{scale}</figcaption>'
-        f'<ul class="legend">{legend}</ul><div class="scroll">'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(title)} over training steps">{grid}{drawn}'
-        f"{_hover_strips(curves, x)}</svg></div></figure>"
+        legend += legend_item(style, f"{escape(key)} <b>{format_value(key, points[-1][1])}</b>")
+    return chart_figure(
+        escape(title),
+        grid(y, percent=is_percentage(next(iter(curves))))
+        + tick_labels(x, HEIGHT - BOTTOM)
+        + drawn
+        + hover_strips(x, _pointed_at(curves)),
+        description=f"{escape(title)} over training steps",
+        note="log scale" if y.log else "",
+        legend=legend,
     )

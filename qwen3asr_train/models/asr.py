@@ -13,27 +13,11 @@ from transformers import (
 )
 
 from qwen3asr_train.errors import UserError
-from qwen3asr_train.models.encoder import batch_windows
-from qwen3asr_train.objectives.cross_entropy import chunked_cross_entropy
-from qwen3asr_train.objectives.ctc import packed_ctc
+from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
+from qwen3asr_train.models.head import TargetHead
+from qwen3asr_train.objectives.ctc import packed_ctc, transcripts
 
 log = logging.getLogger(__name__)
-
-
-class TargetHead(nn.Linear):
-    """The language-model head; given targets it returns their summed loss and keeps no logits.
-
-    The loss is computed inside the head's ``forward`` so that ZeRO-3 gathers its weight as for any
-    other module.
-    """
-
-    chunk_size = 256  # target positions whose logits exist at one time
-
-    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
-        """``(…, d)`` -> logits ``(…, vocabulary)``, or with ``targets`` ``(n,)`` a scalar sum."""
-        if targets is None:
-            return super().forward(hidden)
-        return chunked_cross_entropy(hidden, self.weight, targets, self.chunk_size)
 
 
 class Recogniser(Qwen3ASRForConditionalGeneration):
@@ -46,7 +30,8 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         """Projected audio tokens of all clips, packed ``(tokens, d)``."""
         encoded = self.model.audio_tower(
             batch["input_features"], chunk_lengths=batch["chunk_lengths"],
-            clip_chunks=batch["clip_chunks"]).last_hidden_state
+            clip_chunks=batch["clip_chunks"],
+            window_chunks=batch.get("window_chunks")).last_hidden_state
         return self.model.multi_modal_projector(encoded)
 
     def embed(self, input_ids: Tensor, audio: Tensor) -> Tensor:
@@ -82,14 +67,34 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         thousands. The blank is ``<|audio_pad|>``, which is never a target. It needs all logits of
         the audio positions: for small vocabularies.
         """
-        ids, labels = batch["input_ids"], batch["labels"]
-        # the transcript: targets after <asr_text>, without the end
-        after_marker = (ids == self.config.asr_text_token_id).cumsum(1) \
-            - (ids == self.config.asr_text_token_id).long() > 0
-        is_text = (labels != -100) & after_marker & (labels != self.config.eos_token_id[-1])
+        ids = batch["input_ids"]
+        targets = transcripts(ids, batch["labels"], self.config.asr_text_token_id,
+                              self.config.eos_token_id[-1])
         lengths = (ids == self.config.audio_token_id).sum(1)
-        return packed_ctc(self.lm_head(audio), lengths, [row[mask] for row, mask in zip(
-            labels, is_text, strict=True)], blank=self.config.audio_token_id)
+        return packed_ctc(self.lm_head(audio), lengths, targets, blank=self.config.audio_token_id)
+
+
+    def greedy(self, batch: dict[str, Tensor], max_new_tokens: int, synced: bool = False
+               ) -> tuple[Tensor, Tensor]:
+        """The likeliest token after each, by transformers' ``generate``: ids and their
+        log-probabilities ``(clips, new)``.
+
+        ``batch`` holds ``prompt_ids`` and ``prompt_mask``, padded on the left. ``synced``: step on
+        until every rank has finished, as ZeRO-3 needs. The audio is embedded once here;
+        ``generate`` would keep it as a model input.
+        """
+        embeddings = self.embed(batch["prompt_ids"], self.encode_audio(batch))
+        scores: list[Tensor] = []
+
+        def keep_score(_, logits: Tensor) -> Tensor:
+            # output_logits would keep the whole vocabulary of every step
+            scores.append(logits.float().log_softmax(-1).amax(-1))
+            return logits
+
+        tokens = self.generate(
+            inputs_embeds=embeddings, attention_mask=batch["prompt_mask"], do_sample=False,
+            max_new_tokens=max_new_tokens, synced_gpus=synced, logits_processor=[keep_score])
+        return tokens, torch.stack(scores[:tokens.shape[1]], 1)
 
 
 def adapt(model: Qwen3ASRForConditionalGeneration) -> Recogniser:
@@ -101,18 +106,20 @@ def adapt(model: Qwen3ASRForConditionalGeneration) -> Recogniser:
 
 
 def build(preset: dict, processor: Qwen3ASRProcessor, seed: int,
-          attn_implementation: str = "sdpa") -> Recogniser:
-    """A model with random weights.
+          attn_implementation: str = "sdpa", encoder: WindowedEncoder | None = None
+          ) -> Recogniser:
+    """A model with random weights, except for ``encoder`` where one is given.
 
     ``preset``: ``audio_config`` and ``text_config`` of ``Qwen3ASRConfig`` (configs/model/*.yaml);
     the vocabulary size and the special tokens' ids are the processor's, the projector's width is
-    the language model's.
+    the language model's. The sizes of a given encoder replace those of ``audio_config``.
     """
     tokenizer = processor.tokenizer
     ids = tokenizer.convert_tokens_to_ids
     text = dict(preset["text_config"])
     text["vocab_size"] = max(text.get("vocab_size") or 0, len(tokenizer))
-    audio = dict(preset["audio_config"], output_dim=text["hidden_size"])
+    audio = preset["audio_config"] if encoder is None else encoder.config.to_diff_dict()
+    audio = dict(audio, output_dim=text["hidden_size"])
     config = Qwen3ASRConfig(
         audio_config=dict(audio, model_type="qwen3_asr_encoder"),
         text_config=dict(text, model_type="qwen3", pad_token_id=tokenizer.pad_token_id),
@@ -128,6 +135,8 @@ def build(preset: dict, processor: Qwen3ASRProcessor, seed: int,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ASRForConditionalGeneration(config)
+    if encoder is not None:
+        model.model.audio_tower.load_state_dict(encoder.state_dict())
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
     return adapt(model)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, chunk_size: int) -> Tensor:
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, chunk_size: int,
+                smoothing: float) -> Tensor:
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         # summed in float32 over chunks: bf16 would lose the small terms
@@ -23,11 +24,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             target = targets[start:start + chunk_size, None]
             logits = (part @ weight.T).to(total.dtype)
             log_norm = logits.logsumexp(-1, keepdim=True)
-            total += (log_norm - logits.gather(1, target)).sum()
+            total += (log_norm - (1 - smoothing) * logits.gather(1, target)).sum()
+            if smoothing:
+                total -= smoothing * logits.mean(1).sum()
             if not (need_hidden or need_weight):
                 continue
             grad = logits.sub_(log_norm).exp_()
-            grad.scatter_add_(1, target, torch.full_like(target, -1.0, dtype=grad.dtype))
+            if smoothing:
+                grad -= smoothing / grad.shape[1]
+            grad.scatter_add_(1, target, torch.full_like(target, smoothing - 1, dtype=grad.dtype))
             grad = grad.to(part.dtype)
             if need_hidden:
                 torch.mm(grad, weight, out=grad_hidden[start:start + chunk_size])
@@ -45,12 +50,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_weight = ctx.saved_tensors
         return (None if grad_hidden is None else grad_hidden * grad_total.to(grad_hidden.dtype),
                 None if grad_weight is None else grad_weight * grad_total.to(grad_weight.dtype),
-                None, None)
+                None, None, None)
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor,
-                          chunk_size: int = 256) -> Tensor:
+                          chunk_size: int = 256, label_smoothing: float = 0.0) -> Tensor:
     """Sum over positions of ``-log softmax(hidden @ weight.T)[target]``, a float32 scalar.
+
+    With ``label_smoothing`` that share of the target is spread evenly over all classes (Szegedy et
+    al. 2016), as in ``torch.nn.functional.cross_entropy``.
 
     ``hidden`` ``(positions, d)``, ``weight`` ``(vocabulary, d)``, ``targets`` ``(positions,)`` of
     class ids. Differentiable once, in ``hidden`` and ``weight``.
@@ -58,4 +66,4 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor,
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    return _ChunkedCrossEntropy.apply(hidden, weight, targets, chunk_size)
+    return _ChunkedCrossEntropy.apply(hidden, weight, targets, chunk_size, label_smoothing)

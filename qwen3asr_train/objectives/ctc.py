@@ -6,14 +6,30 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 
-def packed_ctc(logits: Tensor, lengths: Tensor, targets: list[Tensor], blank: int) -> Tensor:
+def transcripts(input_ids: Tensor, labels: Tensor, marker: int, end: int) -> list[Tensor | None]:
+    """The ids of what is said in each clip: targets between ``marker`` and ``end``.
+
+    ``input_ids``, ``labels`` ``(clips, length)``, labels -100 where there is no target. None for a
+    clip without the marker: its target is no transcript.
+    """
+    is_marker = input_ids == marker
+    is_text = (is_marker.cumsum(1) - is_marker.long() > 0) & (labels != -100) & (labels != end)
+    return [row[mask] if found else None for row, mask, found in zip(
+        input_ids, is_text, is_marker.any(1).tolist(), strict=True)]
+
+
+def packed_ctc(logits: Tensor, lengths: Tensor, targets: list[Tensor | None], blank: int) -> Tensor:
     """CTC loss (Graves et al. 2006) summed over clips, a float32 scalar.
 
     ``logits`` ``(tokens, classes)`` of all clips one after the other, ``lengths`` ``(clips,)`` how
-    many each has, ``targets`` one id tensor a clip. A clip whose target does not fit into its
-    length counts nothing.
+    many each has, ``targets`` one id tensor a clip, or None. A clip without a target, or with one
+    that does not fit into its length, counts nothing.
     """
     log_probs = pad_sequence(torch.split(logits.float().log_softmax(-1), lengths.tolist()))
-    sizes = torch.tensor([len(target) for target in targets], device=logits.device)
-    return F.ctc_loss(log_probs, torch.cat(targets), lengths, sizes, blank=blank, reduction="sum",
-                      zero_infinity=True)
+    empty = torch.empty(0, dtype=torch.long, device=logits.device)
+    filled = [empty if target is None else target for target in targets]
+    sizes = torch.tensor([len(target) for target in filled], device=logits.device)
+    losses = F.ctc_loss(log_probs, torch.cat(filled), lengths, sizes, blank=blank,
+                        reduction="none", zero_infinity=True)
+    counts = torch.tensor([target is not None for target in targets], device=logits.device)
+    return losses[counts].sum()

@@ -1,10 +1,25 @@
-"""The live progress bar: loss, learning rate, speed in seconds of audio a second, time left."""
+"""Progress bars. While training: loss, learning rate, seconds of audio a second, time left."""
 
 import time
+from collections.abc import Iterable
 
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    track,
+)
+
+
+def show_progress(items: Iterable, label: str, total: int, rank: int) -> Iterable:
+    """``items`` with a bar, on the first rank's terminal."""
+    console = Console(stderr=True)
+    return track(items, label, total=total, console=console, transient=True,
+                 disable=rank != 0 or not console.is_terminal)
 
 
 class TrainingProgress(Callback):

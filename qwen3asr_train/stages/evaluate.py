@@ -12,23 +12,21 @@ import torch
 import torch.distributed as dist
 import transformers
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import track
 from transformers import PreTrainedTokenizerBase, Qwen3ASRProcessor
 
 import qwen3asr_train
 from qwen3asr_train.data.audio import decode
-from qwen3asr_train.data.dataset import SpeechDataset, loader
+from qwen3asr_train.data.dataset import SpeechDataset, Windows, loader
 from qwen3asr_train.data.plan import evaluation_cells
 from qwen3asr_train.data.shards import Entry, ShardReader, find_shards, read_entries
-from qwen3asr_train.decoding.generate import generate
+from qwen3asr_train.decoding.generate import Generated, Model, generate, load, prompts_for
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
 from qwen3asr_train.evaluation.report import write_report
 from qwen3asr_train.evaluation.report_clips import counts_of
 from qwen3asr_train.evaluation.text import split_output
-from qwen3asr_train.models import asr
 from qwen3asr_train.runtime.metrics import write_atomically, write_metrics
+from qwen3asr_train.runtime.progress import show_progress
 from qwen3asr_train.stages.setup import as_list
 
 log = logging.getLogger(__name__)
@@ -44,33 +42,37 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
         raise UserError("name the shards to score: data.test=shards/mine/test")
     started = time.perf_counter()
     entries = [entry for shard in find_shards(as_list(patterns)) for entry in read_entries(shard)]
-    model, processor = asr.load(str(config.stage.init_from), config.model.attn_implementation)
+    model, processor = load(str(config.stage.init_from), config.model.attn_implementation)
     loaded = time.perf_counter()
     utterances = score_entries(model, processor, entries, config)
     timings = {"preparing": loaded - started, "testing": time.perf_counter() - loaded}
     return finish_run(config, run_dir, {}, utterances, [], timings)
 
 
-def score_entries(model: asr.Recogniser, processor: Qwen3ASRProcessor, entries: list[Entry],
-                  config: DictConfig, rank: int = 0, ranks: int = 1
+def score_entries(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
+                  config: DictConfig, rank: int = 0, ranks: int = 1, window: int | None = None
                   ) -> list[tuple[Utterance, Entry]]:
-    """Transcribe every entry; all ranks share the work and all get every result."""
-    device = "cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu"
+    """Transcribe every entry; all ranks share the work and all get every result.
+
+    ``window``: the encoder's attention window in seconds; None: that of its config.
+    """
+    device = scoring_device(config)
     model = model.to(device).eval()
     if not entries:
         raise UserError("the test shards hold no samples")
     cells = evaluation_cells(entries, config.data.evaluation_seconds, rank, ranks)
-    batches = loader(SpeechDataset(processor.tokenizer, with_prompts=True), cells,
-                     config.data.workers)
+    dataset = SpeechDataset(prompts_for(model, processor.tokenizer), with_prompts=True,
+                            windows=Windows((window,)) if window else None)
+    batches = loader(dataset, cells, config.data.workers)
     results, skipped = [], []
-    for batch in track(batches, "scoring", total=len(cells), console=Console(stderr=True),
-                       transient=True, disable=rank != 0):
+    label = f"scoring, windows of {window} s" if window else "scoring"
+    for batch in show_progress(batches, label, len(cells), rank):
         skipped += batch["meta"]["skipped"]
         inputs = {name: tensor.to(device) for name, tensor in batch["inputs"].items()}
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"
                             and torch.cuda.is_bf16_supported()):
-            tokens = generate(model, inputs, config.stage.decoding.max_new_tokens)
-        results += read_batch(processor.tokenizer, tokens, batch["meta"],
+            generated = generate(model, inputs, config.stage.decoding.max_new_tokens)
+        results += read_batch(processor.tokenizer, generated, batch["meta"],
                               config.data.english_normaliser)
     skipped = gather_lists(skipped)
     if len(skipped) > config.data.max_bad_samples:
@@ -79,12 +81,18 @@ def score_entries(model: asr.Recogniser, processor: Qwen3ASRProcessor, entries: 
     return gather_lists(results)
 
 
-def read_batch(tokenizer: PreTrainedTokenizerBase, tokens: list[list[int]], meta: dict,
+def scoring_device(config: DictConfig) -> str:
+    """A GPU if there is one, unless the config says otherwise."""
+    gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+    return "cuda" if gpu else "cpu"
+
+
+def read_batch(tokenizer: PreTrainedTokenizerBase, generated: list[Generated], meta: dict,
                english_normaliser: str) -> list[tuple[Utterance, Entry]]:
     """Generated ids and a batch's ``meta`` -> scored utterances and where they lie."""
     found = []
     for i, entry in enumerate(meta["entries"]):
-        language, text = split_output(tokenizer.decode(tokens[i]))
+        language, text = split_output(tokenizer.decode(generated[i].tokens))
         found.append((Utterance(
             key=entry.key, reference=meta["references"][i], hypothesis=text,
             language=meta["languages"][i], predicted_language=language, duration=entry.duration,
@@ -103,8 +111,11 @@ def gather_lists(mine: list) -> list:
 
 def finish_run(config: DictConfig, run_dir: Path, metrics: dict[str, float],
                results: list[tuple[Utterance, Entry]], history: list[dict],
-               timings: dict[str, float]) -> dict[str, float]:
-    """Write metrics.json, results.jsonl and report.html; returns the metrics."""
+               timings: dict[str, float], **sections) -> dict[str, float]:
+    """Write metrics.json, results.jsonl and report.html; returns the metrics.
+
+    ``sections``: further parts of the report, see ``write_report``.
+    """
     utterances = [utterance for utterance, _ in results]
     if utterances:
         metrics = metrics | {f"test/{name}": value for name, value in score(utterances).items()}
@@ -119,7 +130,7 @@ def finish_run(config: DictConfig, run_dir: Path, metrics: dict[str, float],
     write_report(run_dir / "report.html", title=f"{config.stage.name}: {run_dir.name}",
                  headline=headline, history=history, utterances=utterances,
                  clips=_clips(results), config_yaml=OmegaConf.to_yaml(config, resolve=True),
-                 environment=environment(), timings=timings)
+                 environment=environment(), timings=timings, **sections)
     write_metrics(run_dir / "metrics.json", metrics)
     return metrics
 

@@ -9,7 +9,7 @@ from transformers import Qwen3ASRProcessor
 
 from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries, read_summary
 from qwen3asr_train.errors import UserError
-from qwen3asr_train.models import asr
+from qwen3asr_train.models import asr, aut
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
 from qwen3asr_train.runtime.training import freeze
 
@@ -53,15 +53,38 @@ def build_recogniser(config: DictConfig, shards: list[str]
     else:
         processor = build_processor(options.tokenizer, shards)
         preset = OmegaConf.to_container(options, resolve=True)
-        model = asr.build(preset, processor, config.seed, options.attn_implementation)
+        encoder = config.stage.init_from_encoder and aut.load_encoder(
+            str(config.stage.init_from_encoder), options.attn_implementation)
+        model = asr.build(preset, processor, config.seed, options.attn_implementation, encoder)
     model.lm_head.chunk_size = config.stage.loss_chunk
     if options.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    frozen = freeze(model, list(options.freeze))
+    describe_model(model, freeze(model, list(options.freeze)), processor)
+    return model, processor
+
+
+def build_aut(config: DictConfig, shards: list[str]) -> tuple[aut.AuT, Qwen3ASRProcessor]:
+    """The AuT to train and its processor."""
+    options = config.model
+    if config.stage.init_from is not None:
+        model, processor = aut.load(str(config.stage.init_from), options.attn_implementation)
+    else:
+        processor = build_processor(options.tokenizer, shards)
+        preset = OmegaConf.to_container(options, resolve=True)
+        model = aut.build(preset, processor, config.seed, options.attn_implementation)
+    model.decoder.head.chunk_size = config.stage.loss_chunk
+    model.decoder.head.label_smoothing = config.stage.label_smoothing
+    if options.activation_checkpointing:
+        model.encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    describe_model(model, freeze(model, list(options.freeze)), processor)
+    return model, processor
+
+
+def describe_model(model: nn.Module, frozen: int, processor: Qwen3ASRProcessor) -> None:
+    """One line about the model."""
     total = sum(p.numel() for p in model.parameters())
     log.info("model: %.1f M parameters%s, vocabulary %d", total / 1e6,
              f", {frozen / 1e6:.1f} M frozen" if frozen else "", len(processor.tokenizer))
-    return model, processor
 
 
 def build_processor(tokenizer: int | str, shards: list[str]) -> Qwen3ASRProcessor:

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from qwen3asr_train.data.audio import EXTENSIONS, decode
+from qwen3asr_train.decoding.generate import load
 from qwen3asr_train.decoding.transcriber import Transcriber
 from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.evaluation.text import language_name
-from qwen3asr_train.models import asr
+from qwen3asr_train.stages.evaluate import scoring_device
 
 
 def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
@@ -25,10 +25,9 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
         language = language_name(stage.language)
     except ValueError as error:
         raise UserError(f"stage.language: {error}") from error
-    model, processor = asr.load(str(stage.init_from), config.model.attn_implementation)
-    use_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+    model, processor = load(str(stage.init_from), config.model.attn_implementation)
     transcriber = Transcriber(
-        model.to("cuda" if use_gpu else "cpu"), processor, language=language,
+        model.to(scoring_device(config)), processor, language=language,
         context=stage.context, max_new_tokens=stage.decoding.max_new_tokens,
         max_piece_seconds=stage.max_piece_seconds, batch_seconds=stage.batch_seconds)
     failed = 0
@@ -44,6 +43,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
                 readable, transcriber([waveform for _, waveform in readable]), strict=True):
             if stage.format == "jsonl":
                 row = {"audio": str(file), "language": result.language, "text": result.text,
+                       "confidence": round(result.confidence, 4),
                        "duration": round(len(waveform) / 16_000, 3)}
                 print(json.dumps(row, ensure_ascii=False), flush=True)
             else:

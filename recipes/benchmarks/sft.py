@@ -44,8 +44,8 @@ from qwen3asr_train.models import asr
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
 from qwen3asr_train.runtime.quiet import quieten
 from qwen3asr_train.runtime.training import build_trainer
+from qwen3asr_train.stages.fit import RecogniserModule, SpeechData
 from qwen3asr_train.stages.setup import build_recogniser, resolve_data
-from qwen3asr_train.stages.sft import SFT, SFTData
 
 LANGUAGE = "English"
 WORDS_PER_SECOND = 2.5
@@ -278,7 +278,9 @@ def run_ours(folder: Path, clips: list[Clip], options: argparse.Namespace) -> di
     warm_up(model, model.target_loss(our_batch(processor, shortest(clips)))[0])
     trainer = build_trainer(config, folder / "ours")
     trainer.callbacks.append(OurCallback(stopwatch, processor))
-    trainer.fit(SFT(model, processor, config), SFTData(shards, processor, config))
+    module = RecogniserModule(model, processor.tokenizer, config, lr=config.stage.optimizer.lr,
+                              ctc_weight=0.0)
+    trainer.fit(module, SpeechData(shards, PromptBuilder(processor.tokenizer), config))
     return stopwatch.result(clips, steps)
 
 

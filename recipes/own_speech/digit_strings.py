@@ -1,13 +1,13 @@
 """Spoken digit strings, one speaker held out, from recordings of single digits.
 
-    python recipes/own_speech/digit_strings.py RECORDINGS --out FOLDER --held-out SPEAKER
+    python recipes/own_speech/digit_strings.py RECORDINGS --out FOLDER [--held-out SPEAKER]
 
 RECORDINGS is a folder or a tar with files ``{digit}_{speaker}_{index}.wav``, as the Free Spoken
 Digit Dataset has them. Takes of one speaker are joined with short pauses, and the transcript is
 the digits in words: ``FOLDER/{train,test}/SPEAKER/NAME.wav`` and ``NAME.txt``. Train holds no take
-of the held-out speaker, test no other's. Each training string is given another tempo and
-equaliser, since four speakers with a microphone each are few; test strings stay as they are. The
-same arguments give the same files.
+of the held-out speaker, test no other's; without one there is no test. Each training string is
+given another tempo and equaliser, since four speakers with a microphone each are few; test strings
+stay as they are. The same arguments give the same files.
 """
 
 import argparse
@@ -174,11 +174,11 @@ def equalise(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (changed / max(1.0, np.abs(changed).max())).astype(np.float32)
 
 
-def write_strings(takes: dict[str, list[Take]], out: Path, held_out: str, strings: int,
+def write_strings(takes: dict[str, list[Take]], out: Path, held_out: str | None, strings: int,
                   test_strings: int, seed: int) -> dict[str, float]:
     """Write ``out/train`` and ``out/test``; returns the seconds of audio in each."""
     others = sorted(set(takes) - {held_out})
-    if held_out not in takes or not others:
+    if not others or (held_out is not None and held_out not in takes):
         raise UserError(f"no speaker '{held_out}' to hold out of others; speakers: "
                         f"{', '.join(sorted(takes))}")
     if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
@@ -187,8 +187,8 @@ def write_strings(takes: dict[str, list[Take]], out: Path, held_out: str, string
         shutil.rmtree(out / split, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).touch()
-    seconds = {"train": 0.0, "test": 0.0}
-    for speaker in (*others, held_out):
+    seconds = dict.fromkeys(["train", "test"] if held_out else ["train"], 0.0)
+    for speaker in [*others, held_out] if held_out else others:
         split, count = ("test", test_strings) if speaker == held_out else (
             "train", strings // len(others) + (others.index(speaker) < strings % len(others)))
         folder = out / split / speaker
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("recordings", type=Path, metavar="RECORDINGS",
                         help="folder or tar with {digit}_{speaker}_{index}.wav")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--held-out", required=True, metavar="SPEAKER",
+    parser.add_argument("--held-out", metavar="SPEAKER",
                         help="all of test, nothing of train")
     parser.add_argument("--strings", type=int, default=6000, metavar="N",
                         help="training strings of all speakers together (default: %(default)s)")

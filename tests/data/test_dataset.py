@@ -33,7 +33,7 @@ def entries(shards):
 
 
 def test_labels_token_by_token(tokenizer, entries):
-    batch = SpeechDataset(tokenizer)[Cell(0, 0, tuple(entries[:7]))]["inputs"]
+    batch = SpeechDataset(PromptBuilder(tokenizer))[Cell(0, 0, tuple(entries[:7]))]["inputs"]
     pad = tokenizer.convert_tokens_to_ids("<|audio_pad|>")
     reader = ShardReader()
     for row, (ids, labels) in enumerate(zip(batch["input_ids"], batch["labels"], strict=True)):
@@ -64,7 +64,7 @@ def test_workers_do_not_change_batches(tokenizer, shards):
     plan = BatchPlan.from_paths(shards, batch_seconds=20, seed=1)
     noisy = augment.Augmentation(speed_share=0.5, noise_share=0.7, gain_share=0.5, time_masks=2,
                                  frequency_masks=1)
-    dataset = SpeechDataset(tokenizer, seed=1, augmentation=noisy)
+    dataset = SpeechDataset(PromptBuilder(tokenizer), seed=1, augmentation=noisy)
     batches = [[batch["inputs"] for batch in loader(dataset, plan.walk(0, 1, 2, 0, 3), workers)]
                for workers in (0, 1, 3)]
     for others in batches[1:]:
@@ -119,7 +119,7 @@ def broken(tmp_path):
 
 
 def test_unusable_samples_are_counted_and_named(tokenizer, broken):
-    batch = SpeechDataset(tokenizer)[Cell(0, 0, tuple(broken))]
+    batch = SpeechDataset(PromptBuilder(tokenizer))[Cell(0, 0, tuple(broken))]
     assert [entry.key for entry in batch["meta"]["entries"]] == ["good", "fine"]
     skipped = batch["meta"]["skipped"]
     assert len(skipped) == 3 and all("shard-000000.tar:" in message for message in skipped)
@@ -132,13 +132,13 @@ def test_unusable_samples_are_counted_and_named(tokenizer, broken):
 
 def test_a_cell_without_usable_samples_still_makes_a_batch(tokenizer, broken):
     for cell in (Cell(0, 0, ()), Cell(0, 0, (broken[1],))):
-        batch = SpeechDataset(tokenizer, with_prompts=True)[cell]
+        batch = SpeechDataset(PromptBuilder(tokenizer), with_prompts=True)[cell]
         assert batch["meta"]["target_tokens"] == 0 and (batch["inputs"]["labels"] == -100).all()
         assert batch["inputs"]["prompt_ids"].shape[0] == 1
 
 
 def test_step_tokens_are_summed_over_the_micro_batches(tokenizer, entries):
-    dataset = SpeechDataset(tokenizer)
+    dataset = SpeechDataset(PromptBuilder(tokenizer))
     batches = [dataset[Cell(0, 0, tuple(entries[i:i + n]))] for i, n in ((0, 1), (1, 5), (6, 2))]
     counts = [batch["meta"]["target_tokens"] for batch in batches]
     totals = [b["meta"]["step_tokens"] for b in StepLoader(batches, accumulate=2, max_bad=0)]
@@ -146,7 +146,7 @@ def test_step_tokens_are_summed_over_the_micro_batches(tokenizer, entries):
 
 
 def test_a_clips_features_do_not_depend_on_the_batch(tokenizer, entries):
-    dataset = SpeechDataset(tokenizer)
+    dataset = SpeechDataset(PromptBuilder(tokenizer))
     together = dataset[Cell(0, 0, tuple(entries[:6]))]["inputs"]
     start = 0
     for i, entry in enumerate(entries[:6]):
@@ -159,5 +159,6 @@ def test_a_sample_without_audio_is_refused(tokenizer, tmp_path):
     with ShardWriter(tmp_path) as writer:
         writer.write("only-text", {"text": "x", "task": "text"})
     entry = read_entries(writer.paths[0])[0]
-    assert "no audio" in SpeechDataset(tokenizer)[Cell(0, 0, (entry,))]["meta"]["skipped"][0]
+    batch = SpeechDataset(PromptBuilder(tokenizer))[Cell(0, 0, (entry,))]
+    assert "no audio" in batch["meta"]["skipped"][0]
     assert json.dumps(entry)  # entries are plain

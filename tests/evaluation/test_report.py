@@ -15,6 +15,7 @@ from PIL import Image
 
 from qwen3asr_train.evaluation.metrics import Utterance, score
 from qwen3asr_train.evaluation.report import write_report
+from qwen3asr_train.evaluation.report_attention import AttentionMap
 from qwen3asr_train.evaluation.report_clips import (
     alignment_html,
     choose_clips,
@@ -30,6 +31,7 @@ from qwen3asr_train.evaluation.report_svg import (
     series_of,
     thin,
 )
+from qwen3asr_train.evaluation.report_windows import WindowScore
 
 ATTACK = '<script>alert("x")</script>&"\''
 VOID = {"meta", "img", "path", "circle", "rect", "br"}
@@ -70,6 +72,12 @@ UTTERANCES = [
     utterance("silence", "", "", None, None),
 ]
 
+# What only encoder pretraining has to show.
+AUT = {
+    "windows": [WindowScore("1 s", 1.0, False, 0.09, 0.08, 0.1)],
+    "attention": {"perfect": AttentionMap(("all", " is", " well"), np.eye(3), 2.0, (1.0,))},
+}
+
 
 def write(tmp_path, **changes):
     arguments = {
@@ -94,7 +102,7 @@ def test_page_is_self_contained_and_small(tmp_path):
         u.key: np.random.default_rng(0).normal(size=16_000 * 40).astype(np.float32) * 0.1
         for u in UTTERANCES
     }
-    html = write(tmp_path, clips=long_clips)
+    html = write(tmp_path, clips=long_clips, **AUT)
     assert len(html) < 3_000_000
     assert not re.search(r"https?://|@import|url\(|<script|<link", html)
     page = Page(html)
@@ -119,14 +127,16 @@ def test_everything_from_outside_is_escaped(tmp_path):
         config_yaml=ATTACK,
         environment={ATTACK: ATTACK},
         timings={ATTACK: 1.0},
+        windows=[WindowScore(ATTACK, 1.0, flag, 0.1, 0.1, 0.2) for flag in (False, True)],
+        attention={ATTACK: AttentionMap((ATTACK, "\0\n\ud800"), np.full((2, 9), 1 / 9), 1.0)},
     )
-    assert "<script" not in html
+    assert "<script" not in html and "\0" not in html
     assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;&quot;&#x27;" in html
 
 
 def test_sections_follow_the_data(tmp_path):
-    html = write(tmp_path)
-    sections = {"curves", "languages", "errors", "listen", "run"}
+    html = write(tmp_path, **AUT)
+    sections = {"curves", "languages", "windows", "errors", "attention", "listen", "run"}
     assert sections <= set(Page(html).attributes("id"))
     empty = write(
         tmp_path,
@@ -165,6 +175,8 @@ def test_not_a_number_anywhere(tmp_path):
             "perfect": np.zeros(0, dtype=np.float32),
         },
         timings={"train": math.nan, "evaluate": 0.0},
+        windows=[WindowScore("8 s", 8.0, False, math.nan, math.nan, math.inf)],
+        attention={"wrong": AttentionMap(("a", "b"), np.full((2, 9), math.nan), 1.0)},
     )
     assert "nan" not in re.sub(r'"data:[^"]*"', "", html).lower()
     assert "The clip has no samples." in html

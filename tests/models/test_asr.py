@@ -72,8 +72,12 @@ def test_their_generate_gives_our_text(model, theirs, folder, batch, waveforms):
     for waveform, prompt, mine in zip(waveforms, prompts, ours, strict=True):
         inputs = processor.apply_transcription_request(audio=[waveform], prompt=prompt)
         output = theirs.generate(**inputs, max_new_tokens=12)[0, inputs["input_ids"].shape[1]:]
+        whole = torch.cat([inputs["input_ids"][0], output])[None]
+        logits = theirs(**inputs | {"input_ids": whole, "attention_mask": whole * 0 + 1}).logits
+        logs = logits[0, -len(output) - 1:-1].log_softmax(-1).gather(1, output[:, None])
+        assert mine.confidence == pytest.approx(logs.mean().exp().item(), rel=1e-3)
         assert processor.tokenizer.decode(output, skip_special_tokens=True) == \
-            processor.tokenizer.decode(mine, skip_special_tokens=True)
+            processor.tokenizer.decode(mine.tokens, skip_special_tokens=True)
 
 
 def test_prompt_is_the_processors(processor, waveforms):
@@ -136,7 +140,7 @@ def test_transcriber_covers_long_audio_and_forced_language(model, processor, wav
                               batch_seconds=8.0)
     found = transcriber(waveforms)
     assert len(found) == len(waveforms)
-    assert transcriber(waveforms[:1]) == found[:1]
+    assert transcriber(waveforms[:1])[0].text == found[0].text
     forced = Transcriber(model, processor, language="Chinese", max_new_tokens=4)(waveforms[:2])
     assert [transcript.language for transcript in forced] == ["Chinese", "Chinese"]
 

@@ -7,19 +7,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3asr_train.objectives.cross_entropy import chunked_cross_entropy
-from qwen3asr_train.objectives.ctc import packed_ctc
+from qwen3asr_train.objectives.ctc import packed_ctc, transcripts
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 40), st.integers(2, 60), st.integers(1, 50), st.floats(-3, 3))
-def test_value_and_gradient_equal_torch(positions, vocabulary, chunk, factor):
+@given(st.integers(0, 40), st.integers(2, 60), st.integers(1, 50), st.floats(-3, 3),
+       st.sampled_from([0.0, 0.1, 0.4]))
+def test_value_and_gradient_equal_torch(positions, vocabulary, chunk, factor, smoothing):
     generator = torch.Generator().manual_seed(positions * 100 + vocabulary)
     hidden = torch.randn(positions, 8, generator=generator, dtype=torch.float64)
     weight = torch.randn(vocabulary, 8, generator=generator, dtype=torch.float64)
     targets = torch.randint(vocabulary, (positions,), generator=generator)
     leaves = [t.clone().requires_grad_() for t in (hidden, weight, hidden, weight)]
-    (factor * chunked_cross_entropy(leaves[0], leaves[1], targets, chunk)).backward()
-    (factor * F.cross_entropy(leaves[2] @ leaves[3].T, targets, reduction="sum")).backward()
+    ours = chunked_cross_entropy(leaves[0], leaves[1], targets, chunk, smoothing)
+    theirs = F.cross_entropy(leaves[2] @ leaves[3].T, targets, reduction="sum",
+                             label_smoothing=smoothing)
+    torch.testing.assert_close(ours, theirs)
+    (factor * ours).backward()
+    (factor * theirs).backward()
     for ours, theirs in ((leaves[0], leaves[2]), (leaves[1], leaves[3])):
         torch.testing.assert_close(ours.grad, theirs.grad)
 
@@ -48,10 +53,23 @@ def test_packed_ctc_equals_torch_clip_by_clip():
     lengths = [9, 4, 2, 30]
     targets = [torch.tensor([1, 2, 2]), torch.tensor([3]), torch.tensor([1, 2, 3]),
                torch.randint(1, 6, (8,))]  # the third does not fit into two frames
+    none = packed_ctc(torch.randn(3, 6), torch.tensor([3]), [None], blank=0)
+    assert none.item() == 0
     logits = torch.randn(sum(lengths), 6, dtype=torch.float64)
-    found = packed_ctc(logits, torch.tensor(lengths), targets, blank=0)
+    found = packed_ctc(torch.cat([logits, torch.randn(3, 6, dtype=torch.float64)]),
+                       torch.tensor([*lengths, 3]), [*targets, None], blank=0)
     expected = sum(
         F.ctc_loss(part.log_softmax(-1)[:, None], target[None], [len(part)], [len(target)],
                    reduction="sum", zero_infinity=True)
         for part, target in zip(logits.split(lengths), targets, strict=True))
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_transcripts_are_what_stands_between_the_marker_and_the_end():
+    marker, end = 7, 9
+    ids = torch.tensor([[1, 2, marker, 4, 5, end, 0], [3, marker, end, 0, 0, 0, 0],
+                        [1, 4, 5, end, 0, 0, 0]])
+    labels = torch.where(ids > 0, ids, -100)
+    labels[:, 0] = -100
+    spoken, silent, question = transcripts(ids, labels, marker, end)
+    assert spoken.tolist() == [4, 5] and silent.tolist() == [] and question is None

@@ -1,0 +1,23 @@
+"""The language-model head that computes the loss of its targets and keeps no logits."""
+
+from torch import Tensor, nn
+
+from qwen3asr_train.objectives.cross_entropy import chunked_cross_entropy
+
+
+class TargetHead(nn.Linear):
+    """A linear head; given targets it returns their summed loss.
+
+    The loss is computed inside the head's ``forward`` so that ZeRO-3 gathers its weight as for any
+    other module.
+    """
+
+    chunk_size = 256  # target positions whose logits exist at one time
+    label_smoothing = 0.0  # while training
+
+    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+        """``(…, d)`` -> logits ``(…, vocabulary)``, or with ``targets`` ``(n,)`` a scalar sum."""
+        if targets is None:
+            return super().forward(hidden)
+        return chunked_cross_entropy(hidden, self.weight, targets, self.chunk_size,
+                                     self.label_smoothing if self.training else 0.0)

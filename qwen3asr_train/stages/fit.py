@@ -1,0 +1,154 @@
+"""What training stages share: batches of speech for the Trainer, and the course of a run."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
+
+from qwen3asr_train.data import augment
+from qwen3asr_train.data.dataset import SpeechDataset, StepLoader, Windows, loader
+from qwen3asr_train.data.plan import BatchPlan, evaluation_cells
+from qwen3asr_train.data.prompts import PromptBuilder
+from qwen3asr_train.data.questions import Questions
+from qwen3asr_train.data.shards import Entry, read_entries
+from qwen3asr_train.decoding.generate import generate
+from qwen3asr_train.evaluation.metrics import Utterance, score
+from qwen3asr_train.runtime.checkpoint import resume_from
+from qwen3asr_train.runtime.metrics import read_history
+from qwen3asr_train.runtime.training import TrainingModule, build_trainer
+from qwen3asr_train.stages.evaluate import gather_lists, read_batch
+
+log = logging.getLogger(__name__)
+
+
+class SpeechData(lightning.LightningDataModule):
+    """Train and validation loaders over shards; training begins at the trainer's step."""
+
+    def __init__(self, shards: dict[str, list[str]], prompts: PromptBuilder, config: DictConfig):
+        super().__init__()
+        self._config, self._prompts, self._shards = config, prompts, shards
+        data = config.data
+        self.plan = BatchPlan.from_paths(
+            shards["train"], batch_seconds=data.batch_seconds, seed=config.seed,
+            max_seconds=data.max_seconds, shards_per_group=data.shards_per_group,
+            length_jitter=data.length_jitter)
+        self.steps: StepLoader | None = None
+
+    def describe(self) -> None:
+        """One line about the data."""
+        plan = self.plan
+        log.info("data: %d samples, %.2f h, %d steps an epoch, %d steps to train%s", plan.samples,
+                 sum(shard.seconds for shard in plan.shards) / 3600, plan.steps_per_epoch,
+                 self._config.trainer.max_steps,
+                 f"; {plan.dropped} samples longer than {plan.max_seconds:g} s left out"
+                 if plan.dropped else "")
+
+    def train_dataloader(self) -> StepLoader:
+        """Micro-batches of this rank from the trainer's step to ``max_steps``."""
+        config, trainer = self._config, self.trainer
+        windows = config.stage.windows
+        dataset = SpeechDataset(
+            self._prompts, seed=config.seed,
+            augmentation=augment.build(OmegaConf.to_container(config.data.augmentation)),
+            questions=Questions(config.stage.questions.share,
+                                OmegaConf.to_container(config.stage.questions.ways)),
+            windows=Windows(tuple(windows.seconds), windows.weights and tuple(windows.weights))
+            if windows.seconds else None)
+        accumulate = config.trainer.accumulate
+        cells = self.plan.walk(trainer.global_rank, trainer.world_size, accumulate,
+                               start=trainer.global_step, stop=trainer.max_steps)
+        self.steps = StepLoader(loader(dataset, cells, config.data.workers), accumulate,
+                                config.data.max_bad_samples)
+        return self.steps
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Every validation sample once, spread over the ranks."""
+        if "validation" not in self._shards or not self._config.trainer.validate_every:
+            return []
+        cells = evaluation_cells(entries_of(self._shards["validation"]),
+                                 self._config.data.evaluation_seconds,
+                                 self.trainer.global_rank, self.trainer.world_size)
+        return loader(SpeechDataset(self._prompts, with_prompts=True), cells, workers=0)
+
+
+class RecogniserModule(TrainingModule):
+    """Cross-entropy and CTC of a recogniser; validation by generating."""
+
+    def __init__(self, model, tokenizer, config: DictConfig, *, lr: float, ctc_weight: float):
+        optimizer = OmegaConf.to_container(config.stage.optimizer) | {"lr": lr}
+        super().__init__(model, optimizer, OmegaConf.to_container(config.trainer), config.seed)
+        self._tokenizer, self._ctc_weight = tokenizer, ctc_weight
+        self._english_normaliser = config.data.english_normaliser
+        self._max_new_tokens = config.stage.decoding.max_new_tokens
+        self._utterances: list[tuple[Utterance, Entry]] = []
+        self._losses: list[tuple[float, int]] = []
+
+    def summed_losses(self, inputs: dict) -> dict:
+        """Cross-entropy summed over target tokens, and CTC where it is on."""
+        loss, ctc = self.model.target_loss(inputs, with_ctc=self._ctc_weight > 0)
+        losses = {"loss": (1.0, loss)}
+        return losses if ctc is None else losses | {"ctc_loss": (self._ctc_weight, ctc)}
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        """Loss and greedy transcripts of one batch."""
+        self._losses.append((float(self.model.target_loss(batch["inputs"])[0]),
+                             batch["meta"]["target_tokens"]))
+        generated = generate(self.model, batch["inputs"], self._max_new_tokens,
+                             synced=self.trainer.strategy.strategy_name == "deepspeed_stage_3")
+        self._utterances += read_batch(self._tokenizer, generated, batch["meta"],
+                                       self._english_normaliser)
+
+    def on_validation_epoch_end(self) -> None:
+        """One row of val/* over all ranks."""
+        utterances, losses = gather_lists(self._utterances), gather_lists(self._losses)
+        self._utterances, self._losses = [], []
+        scores = score([utterance for utterance, _ in utterances])
+        loss = sum(loss for loss, _ in losses) / max(1, sum(count for _, count in losses))
+        self.log_row({"val/loss": loss, "val/wer": scores["wer"],
+                      "val/lid_accuracy": scores["lid_accuracy"]})
+
+
+@dataclass
+class Fitted:
+    """What training left: the trainer, the newest of every figure, the history, seconds spent."""
+
+    trainer: lightning.Trainer
+    metrics: dict[str, float]
+    history: list[dict]
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def fit(config: DictConfig, run_dir: Path, module: TrainingModule, data: SpeechData,
+        started: float) -> Fitted:
+    """Train from the start or from ``resume``; ``started``: when the run began preparing."""
+    data.describe()
+    trainer = build_trainer(config, run_dir)
+    checkpoint = resume_from(config.resume, run_dir)
+    if checkpoint is not None:
+        log.info("resuming from %s", checkpoint)
+    prepared = time.perf_counter()
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    seconds = time.perf_counter() - prepared
+    metrics = {"train/seconds": seconds, "train/steps": float(trainer.global_step),
+               "train/skipped_samples": float(len(data.steps.skipped) if data.steps else 0)}
+    history = read_history(run_dir / "metrics.jsonl")
+    for row in history:
+        metrics |= {name: value for name, value in row.items() if name != "step"}
+    return Fitted(trainer, metrics, history,
+                  {"preparing": prepared - started, "training": seconds})
+
+
+def scored_entries(shards: dict[str, list[str]], config: DictConfig) -> list[Entry]:
+    """The samples to score a finished model on: test, else validation, else none."""
+    if not config.stage.test:
+        return []
+    return entries_of(shards.get("test", shards.get("validation", [])))
+
+
+def entries_of(shards: list[str]) -> list[Entry]:
+    """All samples of some shards."""
+    return [entry for shard in shards for entry in read_entries(shard)]
