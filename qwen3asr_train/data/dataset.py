@@ -69,7 +69,7 @@ class SpeechDataset(Dataset):
         record, payload = self._reader.read(entry)
         if payload is None:
             raise DataError(f"{entry.name}: no audio")
-        rng = sample_rng(self.seed, epoch, entry.key)
+        rng = sample_rng(self.seed, epoch, f"{entry.key}#{entry.copy}" if entry.copy else entry.key)
         waveform = self.augmentation.waveform(decode(payload, name=entry.name), rng)
         mel = self.augmentation.features(features.log_mel(waveform), rng)
         try:

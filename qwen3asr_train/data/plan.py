@@ -13,13 +13,14 @@ costs, rather than a stream filled greedily, is what makes the jump possible; co
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 
+from qwen3asr_train.data.mixture import draw_entries, drawn_counts, mixture_rates
 from qwen3asr_train.data.shards import Entry, ShardSummary, read_entries, read_summary
 from qwen3asr_train.errors import UserError
 
@@ -60,63 +61,89 @@ class BatchPlan:
     ``batch_seconds``: audio seconds per global step. ``max_seconds``: longer samples are left out
     (``dropped`` counts them). ``shards_per_group``: how many shards are shuffled together.
     ``length_jitter``: standard deviation of the relative noise on lengths before sorting.
-    ``read``: shard path -> entries, by default from the index on disk.
+    ``sets``, ``shares``, ``temperature``: the mixture, see :func:`mixture_rates`; without it every
+    sample comes once an epoch. ``read``: shard path -> entries, by default from the index on disk.
     """
 
-    def __init__(self, shards: Sequence[ShardSummary], *, batch_seconds: float, seed: int,
-                 max_seconds: float = 30.0, shards_per_group: int = 16,
-                 length_jitter: float = 0.1,
-                 read: Callable[[str], list[Entry]] = read_entries):
+    def __init__(self, sets: Mapping[str, Sequence[ShardSummary]], *, batch_seconds: float,
+                 seed: int, max_seconds: float = 30.0, shards_per_group: int = 16,
+                 length_jitter: float = 0.1, shares: Mapping[str, float] | None = None,
+                 temperature: float = 1.0, read: Callable[[str], list[Entry]] = read_entries):
         self.batch_seconds, self.seed, self.max_seconds = batch_seconds, seed, max_seconds
         self.shards_per_group, self.length_jitter = shards_per_group, length_jitter
         self._read = read
         self.dropped = 0
-        kept = [self._usable(shard) for shard in shards]
-        self.shards = [shard for shard in kept if shard.samples]
+        usable = {name: [kept for shard in shards if (kept := self._usable(shard)).samples]
+                  for name, shards in sets.items()}
+        self.shards = [shard for shards in usable.values() for shard in shards]
         self.samples = sum(shard.samples for shard in self.shards)
         if not self.samples:
-            raise UserError(f"nothing to train on: {len(shards)} shards hold no sample of at most "
-                            f"{max_seconds:g} s (data.max_seconds)")
-        self._cost = np.array([self._shard_cost(shard) for shard in self.shards])
-        self._count = np.array([shard.samples for shard in self.shards])
+            raise UserError(f"nothing to train on: {sum(map(len, sets.values()))} shards hold no "
+                            f"sample of at most {max_seconds:g} s (data.max_seconds)")
+        self._rates = None if shares is None and temperature == 1 else mixture_rates(
+            usable, shares, temperature)
+        cost = sum(map(self._shard_cost, self.shards))
         # never more steps than samples: a step must hold at least one
-        self.steps_per_epoch = int(max(1, min(self._cost.sum() // batch_seconds, self.samples)))
+        self.steps_per_epoch = int(max(1, min(cost // batch_seconds, self._least_samples())))
         self._groups = lru_cache(maxsize=2)(self._draw_groups)
         self._steps = lru_cache(maxsize=2)(self._cut_group)
 
     @classmethod
-    def from_paths(cls, paths: Sequence[str], **options) -> "BatchPlan":
-        """A plan over the shards at ``paths``, by their index headers."""
-        return cls([read_summary(path) for path in paths], **options)
+    def from_paths(cls, sets: Mapping[str, Sequence[str]], **options) -> "BatchPlan":
+        """A plan over data sets of shards by their paths, from the headers of their indexes."""
+        return cls({name: [read_summary(path) for path in paths] for name, paths in sets.items()},
+                   **options)
 
     def _usable(self, shard: ShardSummary) -> ShardSummary:
         """The summary without samples that are too long; reads the entries only if some are."""
         if shard.max_seconds <= self.max_seconds:
             return shard
         entries = self._read(shard.path)
-        fitting = [entry.duration for entry in entries if entry.duration <= self.max_seconds]
+        fitting = [entry for entry in entries if entry.duration <= self.max_seconds]
         self.dropped += len(entries) - len(fitting)
-        return ShardSummary(shard.path, len(fitting), sum(fitting), max(fitting, default=0.0))
+        return ShardSummary.of(shard.path, fitting)
 
     @staticmethod
     def _shard_cost(shard: ShardSummary) -> float:
         return max(shard.seconds, shard.samples * MIN_COST)
 
+    def _least_samples(self) -> int:
+        """Samples that every epoch has at least; not 0, since some rate is at least 1."""
+        if self._rates is None:
+            return self.samples
+        return sum(int(count * self._rates[shard.path].get(language, 0.0))
+                   for shard in self.shards for language, (count, _) in shard.languages.items())
+
+    def _drawn(self, epoch: int, shard: ShardSummary) -> tuple[dict[str, int] | None, int, float]:
+        """What an epoch takes from a shard: counts by language (None: all), samples, cost."""
+        if self._rates is None:
+            return None, shard.samples, self._shard_cost(shard)
+        rng = sample_rng(self.seed, epoch, f"mixture/{shard.path}")
+        counts = drawn_counts(shard, self._rates[shard.path], rng)
+        cost = sum(max(seconds / samples, MIN_COST) * counts[language]
+                   for language, (samples, seconds) in shard.languages.items())
+        return counts, sum(counts.values()), cost
+
     def _draw_groups(self, epoch: int) -> list[_Group]:
         order = sample_rng(self.seed, epoch, "shards").permutation(len(self.shards))
-        step_cost = self._cost.sum() / self.steps_per_epoch
+        drawn = [self._drawn(epoch, shard) for shard in self.shards]
+        counts = np.array([count for _, count, _ in drawn])
+        costs = np.array([cost for *_, cost in drawn])
+        step_cost = costs.sum() / self.steps_per_epoch
         members: list[list[int]] = [[]]
         for shard in order:
+            if not counts[shard]:
+                continue
             full = len(members[-1]) >= self.shards_per_group
-            if full and self._cost[members[-1]].sum() >= step_cost:
+            if full and costs[members[-1]].sum() >= step_cost:
                 members.append([])
             members[-1].append(int(shard))
         # a rest worth less than a step joins the group before it
-        if len(members) > 1 and self._cost[members[-1]].sum() < step_cost:
+        if len(members) > 1 and costs[members[-1]].sum() < step_cost:
             rest = members.pop()
             members[-1] += rest
-        steps = share_steps([self._cost[group].sum() for group in members],
-                            [self._count[group].sum() for group in members], self.steps_per_epoch)
+        steps = share_steps([costs[group].sum() for group in members],
+                            [counts[group].sum() for group in members], self.steps_per_epoch)
         firsts = np.cumsum(steps) - steps
         return [_Group(tuple(group), int(first), int(count))
                 for group, first, count in zip(members, firsts, steps, strict=True)]
@@ -124,8 +151,7 @@ class BatchPlan:
     def _cut_group(self, epoch: int, number: int) -> list[tuple[Entry, ...]]:
         """The steps of one group, in the order in which they are trained."""
         group = self._groups(epoch)[number]
-        entries = [entry for shard in group.shards for entry in self._read(self.shards[shard].path)
-                   if entry.duration <= self.max_seconds]
+        entries = [entry for shard in group.shards for entry in self._entries(epoch, shard)]
         rng = sample_rng(self.seed, epoch, f"group/{group.first_step}")
         cost = np.array([max(entry.duration, MIN_COST) for entry in entries])
         jittered = cost * np.exp(self.length_jitter * rng.standard_normal(len(entries)))
@@ -134,6 +160,15 @@ class BatchPlan:
         steps = [tuple(entries[i] for i in order[a:b])
                  for a, b in pairwise(cuts)]
         return [steps[i] for i in rng.permutation(len(steps))]
+
+    def _entries(self, epoch: int, number: int) -> list[Entry]:
+        """What an epoch takes from a shard."""
+        shard = self.shards[number]
+        entries = [e for e in self._read(shard.path) if e.duration <= self.max_seconds]
+        counts, *_ = self._drawn(epoch, shard)
+        if counts is None:
+            return entries
+        return draw_entries(entries, counts, sample_rng(self.seed, epoch, f"draw/{shard.path}"))
 
     def step(self, k: int) -> tuple[int, tuple[Entry, ...]]:
         """``(epoch, samples)`` of global step ``k``, counted from 0 over all epochs."""

@@ -24,7 +24,7 @@ from qwen3asr_train.data.audio import EXTENSIONS
 from qwen3asr_train.data.audio import duration as audio_duration
 from qwen3asr_train.errors import DataError, UserError
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 _FORBIDDEN = ("pyd", "pickle", "pkl", "pth", "pt", "npy")  # formats whose decoders may run code
 
 
@@ -38,6 +38,7 @@ class Entry(NamedTuple):
     audio_extension: str | None
     duration: float  # seconds; 0 for a sample without audio
     language: str | None
+    copy: int = 0  # which of its repetitions in an epoch
 
     @property
     def name(self) -> str:
@@ -53,6 +54,18 @@ class ShardSummary:
     samples: int
     seconds: float
     max_seconds: float
+    languages: dict[str, tuple[int, float]]  # samples and seconds; "" for those without a language
+
+    @classmethod
+    def of(cls, path: str, entries: Iterable[Entry]) -> "ShardSummary":
+        """The summary of some entries."""
+        samples, seconds, longest, languages = 0, 0.0, 0.0, {}
+        for entry in entries:
+            count, total = languages.get(entry.language or "", (0, 0.0))
+            languages[entry.language or ""] = count + 1, total + entry.duration
+            samples, seconds = samples + 1, seconds + entry.duration
+            longest = max(longest, entry.duration)
+        return cls(path, samples, seconds, longest, languages)
 
 
 def index_path(shard: str | Path) -> Path:
@@ -155,9 +168,11 @@ def check_record(record: object, name: str) -> dict:
 def write_index(shard: Path, entries: Iterable[Entry], tar_bytes: int) -> None:
     """Write the index of ``shard`` atomically."""
     entries = list(entries)
-    header = {"format": INDEX_FORMAT, "tar_bytes": tar_bytes, "samples": len(entries),
-              "seconds": round(sum(e.duration for e in entries), 6),
-              "max_seconds": max((e.duration for e in entries), default=0.0)}
+    summary = ShardSummary.of(str(shard), entries)
+    header = {"format": INDEX_FORMAT, "tar_bytes": tar_bytes, "samples": summary.samples,
+              "seconds": round(summary.seconds, 6), "max_seconds": summary.max_seconds,
+              "languages": {name: [count, round(seconds, 6)] for name, (count, seconds)
+                            in sorted(summary.languages.items())}}
     path = index_path(shard)
     partial = path.with_suffix(f".partial-{os.getpid()}")
     try:
@@ -179,7 +194,8 @@ def read_summary(shard: str | Path) -> ShardSummary:
         raise DataError(
             f"{shard}: {size} bytes, its index says {header['tar_bytes']} (truncated or rewritten);"
             f" restore the file, or index it again: python -m data_prep.index {shard}")
-    return ShardSummary(str(shard), header["samples"], header["seconds"], header["max_seconds"])
+    return ShardSummary(str(shard), header["samples"], header["seconds"], header["max_seconds"],
+                        {name: tuple(part) for name, part in header["languages"].items()})
 
 
 def read_entries(shard: str | Path) -> list[Entry]:

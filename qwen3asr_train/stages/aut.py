@@ -27,11 +27,11 @@ CONTINUED_LR_SHARE = 0.1
 def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     """Train, save ``RUN/model``, score at every window, write report and metrics; returns these."""
     started = time.perf_counter()
-    shards = resolve_data(config.data)
-    model, processor = build_aut(config, shards["train"])
+    splits = resolve_data(config.data)
+    model, processor = build_aut(config, splits.all_train)
     module = RecogniserModule(model, processor.tokenizer, config, lr=learning_rate(config),
                               ctc_weight=config.stage.ctc_weight)
-    data = SpeechData(shards, DecoderPrompts(processor.tokenizer), config)
+    data = SpeechData(splits, DecoderPrompts(processor.tokenizer), config)
     fitted = fit(config, run_dir, module, data, started)
     trained = time.perf_counter()
 
@@ -40,7 +40,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
         aut.save(model, processor, run_dir / "model", weights)
     fitted.trainer.strategy.barrier()
     results, sections = [], {}
-    if entries := scored_entries(shards, config):
+    if entries := scored_entries(splits, config):
         finished, processor = aut.load(str(run_dir / "model"), config.model.attn_implementation)
         by_window = score_windows(finished, processor, entries, config)
         fitted.metrics |= {f"test/wer_{setting.name}": found.wer for setting, found in by_window}

@@ -21,6 +21,7 @@ from qwen3asr_train.runtime.checkpoint import resume_from
 from qwen3asr_train.runtime.metrics import read_history
 from qwen3asr_train.runtime.training import TrainingModule, build_trainer
 from qwen3asr_train.stages.evaluate import gather_lists, read_batch
+from qwen3asr_train.stages.setup import Splits
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +29,14 @@ log = logging.getLogger(__name__)
 class SpeechData(lightning.LightningDataModule):
     """Train and validation loaders over shards; training begins at the trainer's step."""
 
-    def __init__(self, shards: dict[str, list[str]], prompts: PromptBuilder, config: DictConfig):
+    def __init__(self, splits: Splits, prompts: PromptBuilder, config: DictConfig):
         super().__init__()
-        self._config, self._prompts, self._shards = config, prompts, shards
+        self._config, self._prompts, self._splits = config, prompts, splits
         data = config.data
         self.plan = BatchPlan.from_paths(
-            shards["train"], batch_seconds=data.batch_seconds, seed=config.seed,
+            splits.train, batch_seconds=data.batch_seconds, seed=config.seed,
             max_seconds=data.max_seconds, shards_per_group=data.shards_per_group,
-            length_jitter=data.length_jitter)
+            length_jitter=data.length_jitter, shares=data.shares, temperature=data.temperature)
         self.steps: StepLoader | None = None
 
     def describe(self) -> None:
@@ -67,9 +68,9 @@ class SpeechData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """Every validation sample once, spread over the ranks."""
-        if "validation" not in self._shards or not self._config.trainer.validate_every:
+        if not self._splits.validation or not self._config.trainer.validate_every:
             return []
-        cells = evaluation_cells(entries_of(self._shards["validation"]),
+        cells = evaluation_cells(entries_of(self._splits.validation),
                                  self._config.data.evaluation_seconds,
                                  self.trainer.global_rank, self.trainer.world_size)
         return loader(SpeechDataset(self._prompts, with_prompts=True), cells, workers=0)
@@ -142,11 +143,9 @@ def fit(config: DictConfig, run_dir: Path, module: TrainingModule, data: SpeechD
                   {"preparing": prepared - started, "training": seconds})
 
 
-def scored_entries(shards: dict[str, list[str]], config: DictConfig) -> list[Entry]:
+def scored_entries(splits: Splits, config: DictConfig) -> list[Entry]:
     """The samples to score a finished model on: test, else validation, else none."""
-    if not config.stage.test:
-        return []
-    return entries_of(shards.get("test", shards.get("validation", [])))
+    return entries_of(splits.test or splits.validation) if config.stage.test else []
 
 
 def entries_of(shards: list[str]) -> list[Entry]:

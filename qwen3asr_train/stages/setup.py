@@ -2,6 +2,8 @@
 
 import logging
 import random
+from collections import Counter
+from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -19,8 +21,22 @@ TOKENIZER_TEXTS = 200_000
 """Transcripts that a small tokenizer is trained on, at most."""
 
 
-def resolve_data(data: DictConfig) -> dict[str, list[str]]:
-    """Shard paths by split; the embedded corpus, made if need be, when no data is named."""
+@dataclass(frozen=True)
+class Splits:
+    """Shard paths: of training by data set, of validation and test (either may be empty)."""
+
+    train: dict[str, list[str]]
+    validation: list[str]
+    test: list[str]
+
+    @property
+    def all_train(self) -> list[str]:
+        """Those of every training set."""
+        return [path for paths in self.train.values() for path in paths]
+
+
+def resolve_data(data: DictConfig) -> Splits:
+    """Shards by split; the embedded corpus, made if need be, when no data is named."""
     if data.train is None:
         if "corpus" not in data:
             raise UserError("data.train is not set: name shards (data.train=shards/mine/train), or "
@@ -30,13 +46,20 @@ def resolve_data(data: DictConfig) -> dict[str, list[str]]:
         options = OmegaConf.to_container(data.corpus, resolve=True)
         folders = ensure_corpus(Corpus(**{k: tuple(v) if isinstance(v, list) else v
                                           for k, v in options.items()}), data.cache_dir)
-        folders.update({k: data[k] for k in ("validation", "test") if data[k] is not None})
     else:
-        folders = {k: data[k] for k in ("train", "validation", "test") if data[k] is not None}
-    shards = {split: find_shards(as_list(patterns)) for split, patterns in folders.items()}
-    for path in (path for paths in shards.values() for path in paths):
+        folders = {"train": data.train}
+    folders |= {k: data[k] for k in ("validation", "test") if data[k] is not None}
+    train = folders["train"] if isinstance(folders["train"], DictConfig) \
+        else {"train": folders["train"]}
+    splits = Splits({name: find_shards(as_list(patterns)) for name, patterns in train.items()},
+                    *(find_shards(as_list(folders[k])) if k in folders else []
+                      for k in ("validation", "test")))
+    shared = [path for path, times in Counter(splits.all_train).items() if times > 1]
+    if shared:
+        raise UserError(f"data.train: {shared[0]} is in two data sets")
+    for path in (*splits.all_train, *splits.validation, *splits.test):
         read_summary(path)  # a missing index or a truncated tar is better known now than at hour 3
-    return shards
+    return splits
 
 
 def as_list(value) -> list[str]:

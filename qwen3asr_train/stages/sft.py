@@ -32,12 +32,12 @@ LORA_LR = 1e-4
 def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     """Train, save ``RUN/model``, score the test set, write report and metrics; returns these."""
     started = time.perf_counter()
-    shards = resolve_data(config.data)
-    model, processor = build_recogniser(config, shards["train"])
+    splits = resolve_data(config.data)
+    model, processor = build_recogniser(config, splits.all_train)
     adapters = add_lora(model, config.model.lora)
     module = RecogniserModule(model, processor.tokenizer, config, lr=learning_rate(config),
                               ctc_weight=ctc_weight(config))
-    data = SpeechData(shards, PromptBuilder(processor.tokenizer), config)
+    data = SpeechData(splits, PromptBuilder(processor.tokenizer), config)
     fitted = fit(config, run_dir, module, data, started)
     trained = time.perf_counter()
 
@@ -46,7 +46,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
         export(model, processor, adapters, weights, run_dir / "model")
     fitted.trainer.strategy.barrier()
     results = []
-    if entries := scored_entries(shards, config):
+    if entries := scored_entries(splits, config):
         finished, processor = asr.load(str(run_dir / "model"))
         results = score_entries(finished, processor, entries, config, *rank_and_size())
     fitted.timings["testing"] = time.perf_counter() - trained

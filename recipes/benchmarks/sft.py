@@ -272,15 +272,15 @@ def run_ours(folder: Path, clips: list[Clip], options: argparse.Namespace) -> di
     # a little less than a step's share, so that rounding cannot cost a step
     batch_seconds = sum(clip.seconds for clip in clips) / steps * 0.999
     config = our_config(folder, steps, batch_seconds, options.seed)
-    shards = resolve_data(config.data)
-    model, processor = build_recogniser(config, shards["train"])
+    splits = resolve_data(config.data)
+    model, processor = build_recogniser(config, splits.all_train)
     stopwatch = Stopwatch()
     warm_up(model, model.target_loss(our_batch(processor, shortest(clips)))[0])
     trainer = build_trainer(config, folder / "ours")
     trainer.callbacks.append(OurCallback(stopwatch, processor))
     module = RecogniserModule(model, processor.tokenizer, config, lr=config.stage.optimizer.lr,
                               ctc_weight=0.0)
-    trainer.fit(module, SpeechData(shards, PromptBuilder(processor.tokenizer), config))
+    trainer.fit(module, SpeechData(splits, PromptBuilder(processor.tokenizer), config))
     return stopwatch.result(clips, steps)
 
 

@@ -61,7 +61,7 @@ def test_context_is_in_the_prompt_and_not_in_the_labels(tokenizer):
 
 
 def test_workers_do_not_change_batches(tokenizer, shards):
-    plan = BatchPlan.from_paths(shards, batch_seconds=20, seed=1)
+    plan = BatchPlan.from_paths({"train": shards}, batch_seconds=20, seed=1)
     noisy = augment.Augmentation(speed_share=0.5, noise_share=0.7, gain_share=0.5, time_masks=2,
                                  frequency_masks=1)
     dataset = SpeechDataset(PromptBuilder(tokenizer), seed=1, augmentation=noisy)

@@ -17,16 +17,15 @@ def make_plan(shard_lengths: list[list[float]], *, reads: Counter | None = None,
     shards = {f"s{i}": [Entry(f"s{i}", f"k{i}-{j}", (0, 0), None, None, seconds, None)
                         for j, seconds in enumerate(lengths)]
               for i, lengths in enumerate(shard_lengths)}
-    summaries = [ShardSummary(name, len(entries), sum(e.duration for e in entries),
-                              max((e.duration for e in entries), default=0.0))
-                 for name, entries in shards.items()]
+    summaries = [ShardSummary.of(name, entries) for name, entries in shards.items()]
 
     def read(name: str) -> list[Entry]:
         if reads is not None:
             reads[name] += 1
         return shards[name]
 
-    return BatchPlan(summaries, read=read, **({"batch_seconds": 40.0, "seed": 3} | options))
+    return BatchPlan({"train": summaries}, read=read,
+                     **({"batch_seconds": 40.0, "seed": 3} | options))
 
 
 corpora = st.lists(st.lists(st.floats(0.0, 29.0), min_size=0, max_size=40), min_size=1,
