@@ -4,7 +4,8 @@
 
 Sentences come from small closed grammars (:mod:`data_prep.sentences`), voices from espeak-ng
 (:mod:`data_prep.espeak`). Validation and test hold sentences *and* voice variants that training
-never uses; which sentence goes where follows from a hash of its text. A corpus lies in a folder
+never uses; which sentence goes where follows from a hash of its text. On request some samples are
+two voices after one another, or sounds (:mod:`data_prep.sounds`). A corpus lies in a folder
 named by the hash of its config and is checked when it is used; a damaged one is made again.
 """
 
@@ -25,17 +26,20 @@ from rich.progress import Progress
 
 from data_prep.espeak import INTELLIGIBLE_VARIANTS, Espeak, EspeakNotInstalled
 from data_prep.sentences import DOMAINS, LANGUAGES, sentence
+from data_prep.sounds import KINDS, make_sound
 from qwen3asr_train.data.audio import SAMPLE_RATE, encode, to_mono_16k
 from qwen3asr_train.data.plan import sample_rng, sample_seed
 from qwen3asr_train.data.shards import ShardWriter, find_shards, read_summary
 from qwen3asr_train.errors import DataError, UserError
 
-VERSION = 1
+VERSION = 2
 """Part of the hash: raise it when the same config would make other samples."""
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT_SHARE = 0.2  # of the sentences; a third of them for validation
+UNSPACED_LANGUAGES = ("Chinese",)
 _SHARD_SAMPLES = 250
+_SOUND_SECONDS = (0.6, 3.0)
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,15 @@ class Corpus:
     train_samples: int = 12000
     validation_samples: int = 100
     test_samples: int = 400
+    sound_share: float = 0.0
+    conversation_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if min(self.sound_share, self.conversation_share) < 0 or \
+                self.sound_share + self.conversation_share > 1:
+            raise UserError("data.corpus.sound_share and conversation_share: between 0 and 1, also "
+                            "together")
         for kind, given, known in (("languages", self.languages, LANGUAGES),
                                    ("domains", self.domains, DOMAINS)):
             if not given or set(given) - set(known):
@@ -88,20 +98,47 @@ def draw_sentence(language: str, split: str, domains: tuple[str, ...],
 def make_sample(corpus: Corpus, split: str, number: int) -> tuple[str, dict, bytes]:
     """Key, record and wav bytes of one sample; a pure function of its arguments."""
     rng = sample_rng(corpus.seed, 0, f"{split}/{number}")
-    language = corpus.languages[number % len(corpus.languages)]
-    text, domain = draw_sentence(language, split, corpus.domains, rng)
-    voice = {"variant": str(rng.choice(voices(split))), "rate": int(rng.integers(140, 211)),
-             "pitch": int(rng.integers(30, 71)), "pitch_range": int(rng.integers(30, 71))}
-    speech = Espeak().synthesize(text, LANGUAGES[language].espeak, **voice)
-    waveform = to_mono_16k(speech.waveform.astype(np.float32) / 32768, speech.rate)
-    record = {
-        "text": text, "language": language, "task": "asr", "source": "embedded",
-        "duration": round(len(waveform) / SAMPLE_RATE, 4),
-        "words": [[word, round(start, 4), round(end, 4)] for word, start, end in speech.words],
-        "meta": {"domain": domain} | voice,
-    }
+    place = sample_seed(corpus.seed, 0, f"{split}/{number}/kind") / 2**64
+    if place < corpus.sound_share:
+        record, waveform = _sound(rng)
+    else:
+        language = corpus.languages[number % len(corpus.languages)]
+        speakers = 2 if place < corpus.sound_share + corpus.conversation_share else 1
+        record, waveform = _speech(corpus, split, language, speakers, rng)
+    record |= {"source": "embedded", "duration": round(len(waveform) / SAMPLE_RATE, 4)}
     # wav: decoding costs nothing, and the corpus is small
     return f"{split}-{number:06d}", record, encode(np.clip(waveform, -1, 1), "wav")
+
+
+def _speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.random.Generator
+            ) -> tuple[dict, np.ndarray]:
+    """A sentence, or one each by ``speakers`` different voices."""
+    texts, words, waveforms, seconds, meta = [], [], [], 0.0, {"speakers": speakers}
+    for _ in range(speakers):
+        text, domain = draw_sentence(language, split, corpus.domains, rng)
+        left = [v for v in voices(split) if v != meta.get("variant")]
+        voice = {"variant": str(rng.choice(left)), "rate": int(rng.integers(140, 211)),
+                 "pitch": int(rng.integers(30, 71)), "pitch_range": int(rng.integers(30, 71))}
+        speech = Espeak().synthesize(text, LANGUAGES[language].espeak, **voice)
+        waveform = to_mono_16k(speech.waveform.astype(np.float32) / 32768, speech.rate)
+        words += [[word, round(seconds + start, 4), round(seconds + end, 4)]
+                  for word, start, end in speech.words]
+        seconds += len(waveform) / SAMPLE_RATE
+        texts.append(text)
+        waveforms.append(waveform)
+        meta |= {"domain": domain} | voice
+    if speakers > 1:
+        del meta["domain"]  # one each
+    joiner = "" if language in UNSPACED_LANGUAGES else " "
+    return {"text": joiner.join(texts), "language": language, "task": "asr", "words": words,
+            "meta": meta}, np.concatenate(waveforms)
+
+
+def _sound(rng: np.random.Generator) -> tuple[dict, np.ndarray]:
+    """Anything but speech."""
+    kind = str(rng.choice(list(KINDS)))
+    waveform = make_sound(kind, rng.uniform(*_SOUND_SECONDS), rng)
+    return {"text": "", "language": None, "task": "nonspeech", "meta": {"sound": kind}}, waveform
 
 
 def _write_shard(corpus: Corpus, split: str, folder: Path, shard: int, samples: range) -> int:
@@ -180,6 +217,10 @@ def main() -> int:
     parser.add_argument("--train-samples", type=int, default=Corpus.train_samples)
     parser.add_argument("--validation-samples", type=int, default=Corpus.validation_samples)
     parser.add_argument("--test-samples", type=int, default=Corpus.test_samples)
+    parser.add_argument("--sound-share", type=float, default=0.0, metavar="SHARE",
+                        help="of the samples: sounds without speech (default: %(default)s)")
+    parser.add_argument("--conversation-share", type=float, default=0.0, metavar="SHARE",
+                        help="of the samples: two voices, one after the other")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args())
     folder = options.pop("out")

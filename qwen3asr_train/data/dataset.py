@@ -23,10 +23,11 @@ NO_QUESTIONS = Questions()
 class SpeechDataset(Dataset):
     """Maps a :class:`Cell` to ``{"inputs": tensors, "meta": what is not for the model}``.
 
-    ``meta``: ``entries``, ``references``, ``languages``, ``sources`` of the samples, ``padding``
-    (share), ``target_tokens``, ``skipped`` (messages of samples that could not be used). A cell
-    without a usable sample becomes half a second of silence without targets, so that every rank
-    still takes part in the step.
+    ``meta``: ``entries``, ``references``, ``languages``, ``sources`` of the samples, ``questions``
+    ((question, answer), or None where the sample is to be transcribed), ``padding`` (share),
+    ``target_tokens``, ``skipped`` (messages of samples that could not be used). A cell without a
+    usable sample becomes half a second of silence without targets, so that every rank still takes
+    part in the step.
     """
 
     def __init__(self, prompts: PromptBuilder, *, seed: int = 0,
@@ -39,16 +40,17 @@ class SpeechDataset(Dataset):
         self._reader = ShardReader()
 
     def __getitem__(self, cell: Cell) -> dict:
-        examples, records, kept, skipped = [], [], [], []
+        examples, records, kept, skipped, asked = [], [], [], [], []
         for entry in cell.entries:
             try:
-                record, example = self._example(entry, cell.epoch)
+                record, question, example = self._example(entry, cell.epoch)
             except DataError as error:
                 skipped.append(str(error))
                 continue
             examples.append(example)
             records.append(record)
             kept.append(entry)
+            asked.append(question)
         examples = examples or [self._blank()]
         inputs = collate(examples, self.prompts.pad_id, with_prompts=self.with_prompts)
         if self.windows is not None:
@@ -57,6 +59,7 @@ class SpeechDataset(Dataset):
             "entries": kept,
             "references": [record["text"] for record in records],
             "languages": [record.get("language") for record in records],
+            "questions": asked,
             "sources": [record.get("source") or "" for record in records],
             "padding": padding_share(examples),
             "target_tokens": sum(len(example.target) for example in examples),
@@ -65,7 +68,8 @@ class SpeechDataset(Dataset):
         }
         return {"inputs": inputs, "meta": meta}
 
-    def _example(self, entry: Entry, epoch: int) -> tuple[dict, Example]:
+    def _example(self, entry: Entry, epoch: int
+                 ) -> tuple[dict, tuple[str, str] | None, Example]:
         record, payload = self._reader.read(entry)
         if payload is None:
             raise DataError(f"{entry.name}: no audio")
@@ -73,7 +77,8 @@ class SpeechDataset(Dataset):
         waveform = self.augmentation.waveform(decode(payload, name=entry.name), rng)
         mel = self.augmentation.features(features.log_mel(waveform), rng)
         try:
-            return record, self._with_prompt(mel, record, self.questions.ask(record, rng))
+            question = self.questions.ask(record, rng)
+            return record, question, self._with_prompt(mel, record, question)
         except DataError as error:
             raise DataError(f"{entry.name}: {error}") from error
 

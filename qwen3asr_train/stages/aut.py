@@ -18,6 +18,7 @@ from qwen3asr_train.runtime.strategies import gather_weights
 from qwen3asr_train.stages.evaluate import finish_run
 from qwen3asr_train.stages.fit import RecogniserModule, SpeechData, fit, scored_entries
 from qwen3asr_train.stages.setup import build_aut, resolve_data
+from qwen3asr_train.stages.understanding import score_questions
 from qwen3asr_train.stages.windows import attention_maps, score_windows
 
 CONTINUED_LR_SHARE = 0.1
@@ -44,6 +45,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
         finished, processor = aut.load(str(run_dir / "model"), config.model.attn_implementation)
         by_window = score_windows(finished, processor, entries, config)
         fitted.metrics |= {f"test/wer_{setting.name}": found.wer for setting, found in by_window}
+        fitted.metrics |= score_questions(finished, processor, entries, config)
         results = by_window[0][1].results
         sections = {"windows": [found.for_report(setting) for setting, found in by_window],
                     "attention": attention_maps(finished, processor, results, config)}

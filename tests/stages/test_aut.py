@@ -27,6 +27,8 @@ def test_run_folder(aut_run):
     metrics = json.loads((aut_run / "metrics.json").read_text())
     assert {*PER_WINDOW, "test/wer", "val/wer", "train/ctc_loss"} <= metrics.keys()
     assert metrics["test/wer"] == metrics["test/wer_window_8s"]
+    assert {"test/question_accuracy", "test/question_accuracy/language",
+            "test/question_accuracy/meta.speakers"} <= metrics.keys()
     page = (aut_run / "report.html").read_text()
     assert "Attention windows" in page and "Cross-attention" in page and "streaming, 2 s" in page
     encoder = Qwen3ASREncoder.from_pretrained(aut_run / "model")

@@ -1,0 +1,62 @@
+"""Sounds and conversations of the embedded corpus."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_prep.embedded import Corpus, make_sample, voices
+from data_prep.sounds import KINDS, make_sound
+from qwen3asr_train.errors import UserError
+
+
+def samples(corpus: Corpus, split: str, count: int) -> list[tuple[dict, np.ndarray]]:
+    made = [make_sample(corpus, split, number) for number in range(count)]
+    return [(record, soundfile.read(io.BytesIO(audio))[0]) for _, record, audio in made]
+
+
+def test_shares_are_kept_and_records_tell_what_is_heard():
+    corpus = Corpus(sound_share=0.2, conversation_share=0.3)
+    made = [record for record, _ in samples(corpus, "train", 200)]
+    sounds = [r for r in made if r["task"] == "nonspeech"]
+    conversations = [r for r in made if r["meta"].get("speakers") == 2]
+    assert 20 <= len(sounds) <= 60 and 40 <= len(conversations) <= 80
+    assert {r["meta"]["sound"] for r in sounds} == set(KINDS)
+    assert all(r["text"] == "" and r["language"] is None for r in sounds)
+    assert {r["meta"]["speakers"] for r in made if r["task"] == "asr"} == {1, 2}
+
+
+def test_a_conversation_has_the_words_of_both_in_time_order():
+    corpus = Corpus(conversation_share=1.0)
+    for record, waveform in samples(corpus, "test", 20):
+        joiner = "" if record["language"] == "Chinese" else " "
+        assert joiner.join(word for word, *_ in record["words"]) == record["text"]
+        times = [time for _, *both in record["words"] for time in both]
+        assert times == sorted(times) and times[-1] <= record["duration"]
+        assert record["duration"] == pytest.approx(len(waveform) / 16_000, abs=1e-3)
+        assert record["meta"]["variant"] in voices("test")
+
+
+def test_other_samples_stay_as_they_are():
+    plain, mixed = Corpus(), Corpus(sound_share=0.3)
+    for number in range(20):
+        key, record, audio = make_sample(mixed, "train", number)
+        if record["task"] == "asr":
+            assert (key, record, audio) == make_sample(plain, "train", number)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sounds_are_finite_of_the_length_asked_for_and_repeatable(kind):
+    for seed in range(20):
+        waveform = make_sound(kind, 0.6 + 0.1 * seed, np.random.default_rng(seed))
+        assert waveform.dtype == np.float32 and len(waveform) == int((0.6 + 0.1 * seed) * 16_000)
+        assert np.isfinite(waveform).all() and np.abs(waveform).max() <= 0.7
+        assert (np.abs(waveform).max() > 0.03) == (kind != "silence")
+        again = make_sound(kind, 0.6 + 0.1 * seed, np.random.default_rng(seed))
+        assert np.array_equal(waveform, again)
+
+
+def test_shares_beyond_one_are_refused():
+    with pytest.raises(UserError, match="sound_share"):
+        Corpus(sound_share=0.6, conversation_share=0.6)
