@@ -5,7 +5,7 @@
 Sentences come from small closed grammars (:mod:`data_prep.sentences`), voices from espeak-ng
 (:mod:`data_prep.espeak`). Validation and test hold sentences *and* voice variants that training
 never uses; which sentence goes where follows from a hash of its text. On request some samples are
-two voices after one another, or sounds (:mod:`data_prep.sounds`). A corpus lies in a folder
+two voices that take turns, or sounds (:mod:`data_prep.sounds`). A corpus lies in a folder
 named by the hash of its config and is checked when it is used; a damaged one is made again.
 """
 
@@ -51,11 +51,14 @@ class Corpus:
     train_samples: int = 12000
     validation_samples: int = 100
     test_samples: int = 400
+    sentences: tuple[int, int] = (1, 1)
     sound_share: float = 0.0
     conversation_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not 1 <= self.sentences[0] <= self.sentences[1]:
+            raise UserError(f"data.corpus.sentences={list(self.sentences)}: fewest and most")
         if min(self.sound_share, self.conversation_share) < 0 or \
                 self.sound_share + self.conversation_share > 1:
             raise UserError("data.corpus.sound_share and conversation_share: between 0 and 1, also "
@@ -112,23 +115,27 @@ def make_sample(corpus: Corpus, split: str, number: int) -> tuple[str, dict, byt
 
 def _speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.random.Generator
             ) -> tuple[dict, np.ndarray]:
-    """A sentence, or one each by ``speakers`` different voices."""
-    texts, words, waveforms, seconds, meta = [], [], [], 0.0, {"speakers": speakers}
-    for _ in range(speakers):
+    """One sentence or several, with ``speakers`` voices that take turns."""
+    fewest, most = corpus.sentences
+    count = max(speakers, int(rng.integers(fewest, most + 1)) if most > 1 else 1)
+    texts, words, waveforms, domains, turns, start = [], [], [], [], [], 0.0
+    for number in range(count):
         text, domain = draw_sentence(language, split, corpus.domains, rng)
-        left = [v for v in voices(split) if v != meta.get("variant")]
-        voice = {"variant": str(rng.choice(left)), "rate": int(rng.integers(140, 211)),
-                 "pitch": int(rng.integers(30, 71)), "pitch_range": int(rng.integers(30, 71))}
-        speech = Espeak().synthesize(text, LANGUAGES[language].espeak, **voice)
+        if number < speakers:
+            left = [v for v in voices(split) if v not in {turn["variant"] for turn in turns}]
+            turns.append({"variant": str(rng.choice(left)), "rate": int(rng.integers(140, 211)),
+                          "pitch": int(rng.integers(30, 71)),
+                          "pitch_range": int(rng.integers(30, 71))})
+        speech = Espeak().synthesize(text, LANGUAGES[language].espeak, **turns[number % speakers])
         waveform = to_mono_16k(speech.waveform.astype(np.float32) / 32768, speech.rate)
-        words += [[word, round(seconds + start, 4), round(seconds + end, 4)]
-                  for word, start, end in speech.words]
-        seconds += len(waveform) / SAMPLE_RATE
+        words += [[word, round(start + a, 4), round(start + b, 4)] for word, a, b in speech.words]
+        start += len(waveform) / SAMPLE_RATE
         texts.append(text)
         waveforms.append(waveform)
-        meta |= {"domain": domain} | voice
-    if speakers > 1:
-        del meta["domain"]  # one each
+        domains.append(domain)
+    meta = {"speakers": speakers, **turns[0]}
+    if len(set(domains)) == 1:
+        meta["domain"] = domains[0]
     joiner = "" if language in UNSPACED_LANGUAGES else " "
     return {"text": joiner.join(texts), "language": language, "task": "asr", "words": words,
             "meta": meta}, np.concatenate(waveforms)
@@ -217,6 +224,8 @@ def main() -> int:
     parser.add_argument("--train-samples", type=int, default=Corpus.train_samples)
     parser.add_argument("--validation-samples", type=int, default=Corpus.validation_samples)
     parser.add_argument("--test-samples", type=int, default=Corpus.test_samples)
+    parser.add_argument("--sentences", type=int, nargs=2, default=(1, 1), metavar="N",
+                        help="in a sample, fewest and most (default: 1 1)")
     parser.add_argument("--sound-share", type=float, default=0.0, metavar="SHARE",
                         help="of the samples: sounds without speech (default: %(default)s)")
     parser.add_argument("--conversation-share", type=float, default=0.0, metavar="SHARE",

@@ -54,20 +54,24 @@ def refuse_unknown_keys(config: DictConfig) -> None:
     overrides = [f"{group}={choice}" for group, choice in groups.items()
                  if choice and "/" not in group and group not in ("experiment", "debug")]
     known = compose("config", overrides=overrides)
-    unknown = sorted(_paths(config) - _paths(known))
+    defined = _paths(known)
+    # below a field that is null or {} by default stand names of the user's own
+    free = tuple(f"{path}." for path, value in defined.items() if value in (None, {}))
+    unknown = sorted(path for path in _paths(config).keys() - defined.keys()
+                     if not path.startswith(free))
     if unknown:
         raise UserError(f"unknown config key '{unknown[0]}'; python -m qwen3asr_train "
                         "stage=… --help lists the fields")
 
 
-def _paths(config: DictConfig) -> set[str]:
-    """Dotted paths of all keys."""
-    found = set()
+def _paths(config: DictConfig) -> dict[str, object]:
+    """Dotted paths of all keys, and their values."""
+    found = {}
     for key, value in OmegaConf.to_container(config, resolve=False).items():
         stack = [(key, value)]
         while stack:
             path, item = stack.pop()
-            found.add(path)
+            found[path] = item
             if isinstance(item, dict):
                 stack += [(f"{path}.{name}", child) for name, child in item.items()]
     return found

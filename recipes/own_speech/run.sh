@@ -16,14 +16,26 @@ python=${PYTHON:-python}
 work=${WORK:-runs/own_speech}
 base=${BASE:-$work/base/model}
 folder=$work/$speaker
+here=$(dirname "$0")
 
-if [[ ! -f $base/config.json ]]; then  # made speech first; once for all speakers
+to_shards() {  # STRINGS SHARDS
+  "$python" -m data_prep.folder "$1" --speaker-folder 1 --language English --overwrite --out "$2"
+}
+
+# made voices first; once for all speakers
+if [[ ! -f $base/config.json ]]; then
   "$python" -m qwen3asr_train stage=sft run_dir="$work/base"
 fi
-"$python" "$(dirname "$0")/digit_strings.py" "$recordings" --out "$folder/strings" --held-out "$speaker"
+if [[ ! -d $work/made/shards ]]; then
+  "$python" "$here/synthetic_takes.py" --out "$work/made/takes"
+  "$python" "$here/digit_strings.py" "$work/made/takes" --out "$work/made/strings" --strings 10000
+  to_shards "$work/made/strings/train" "$work/made/shards"
+fi
+"$python" "$here/digit_strings.py" "$recordings" --out "$folder/strings" --held-out "$speaker"
 for split in train test; do
-  "$python" -m data_prep.folder "$folder/strings/$split" --speaker-folder 1 --language English \
-    --overwrite --out "$folder/shards/$split"
+  to_shards "$folder/strings/$split" "$folder/shards/$split"
 done
 "$python" -m qwen3asr_train stage=sft experiment=own_speech init_from="$base" \
-  data.train="$folder/shards/train" data.test="$folder/shards/test" run_dir="$folder/run" "$@"
+  data.train="{recorded: $folder/shards/train, made: $work/made/shards}" \
+  data.shares="{recorded: 0.5, made: 0.5}" data.test="$folder/shards/test" \
+  run_dir="$folder/run" "$@"

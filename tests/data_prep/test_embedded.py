@@ -38,6 +38,17 @@ def test_a_conversation_has_the_words_of_both_in_time_order():
         assert record["meta"]["variant"] in voices("test")
 
 
+def test_samples_of_several_sentences():
+    made = samples(Corpus(sentences=(1, 4)), "train", 60)
+    per_second = [len(record["words"]) / record["duration"] for record, _ in made]
+    durations = [record["duration"] for record, _ in made]
+    assert max(durations) > 4 > 1.6 > min(durations) and max(per_second) < 8
+    assert {record["meta"]["speakers"] for record, _ in made} == {1}
+    assert all(list(map(tuple, record["words"])) == sorted(map(tuple, record["words"]),
+                                                           key=lambda word: word[1])
+               for record, _ in made)
+
+
 def test_other_samples_stay_as_they_are():
     plain, mixed = Corpus(), Corpus(sound_share=0.3)
     for number in range(20):
