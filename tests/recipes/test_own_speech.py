@@ -29,6 +29,8 @@ def load(name: str):
 
 
 digit_strings = load("digit_strings")
+sys.modules["digit_strings"] = digit_strings  # as it is to a script beside it
+synthetic_takes = load("synthetic_takes")
 
 
 def tone(digit: int, speaker: int, index: int) -> np.ndarray:
@@ -177,3 +179,24 @@ def test_takes_of_different_rates_are_refused(recordings, tmp_path):
     soundfile.write(tmp_path / "2_ben_0.wav", np.ones(9), 16000)
     with pytest.raises(UserError, match="sampling rates"):
         digit_strings.read_takes(tmp_path)
+
+
+def test_made_takes_become_strings_of_their_voices(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic_takes, "INTELLIGIBLE_VARIANTS", ("f2", "linda"))
+    monkeypatch.setattr(synthetic_takes, "ACCENTS", ("en-gb-scotland",))
+    assert synthetic_takes.main(["--out", str(tmp_path / "takes"), "--takes", "2"]) == 0
+    takes = digit_strings.read_takes(tmp_path / "takes")
+    assert set(takes) == {"f2-en-gb-scotland", "linda-en-gb-scotland"}
+    for spoken in takes.values():
+        assert sorted(take.digit for take in spoken) == sorted([*range(10)] * 2)
+        for take in spoken:
+            assert take.rate == 8000 and 0.1 < len(take.waveform) / 8000 < 1.5
+            # trimmed: the word begins and ends at once
+            peak = np.abs(take.waveform).max()
+            assert np.abs(take.waveform[:80]).max() > peak / 200
+        same = [take.waveform for take in spoken if take.digit == 7]
+        assert len(same[0]) != len(same[1])  # rates differ
+    out = tmp_path / "strings"
+    assert digit_strings.main([str(tmp_path / "takes"), "--out", str(out), "--strings", "5"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [".digit_strings", "train"]
+    assert len(list(out.rglob("*.wav"))) == 5
