@@ -11,7 +11,9 @@ from qwen3asr_train.data import features
 from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.collate import Example, collate
 from qwen3asr_train.decoding.generate import Model, generate, prompts_for
+from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.text import split_output
+from qwen3asr_train.models.aut import AuT
 
 _SEARCH_SECONDS = 5.0  # how far before the limit a quiet place to cut is looked for
 _FRAME = 160  # samples in one energy frame (10 ms)
@@ -46,6 +48,9 @@ class Transcriber:
 
     def __post_init__(self) -> None:
         self.model.eval()
+        if self.context and isinstance(self.model, AuT):
+            raise UserError("stage.context: an AuT model takes no context; a recogniser of "
+                            "stage=sft does")
         self._prompts = prompts_for(self.model, self.processor.tokenizer)
         self._prefill = self._prompts.prefill(self.language) if self.language else []
 
