@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from qwen3asr_train.data import augment, features
 from qwen3asr_train.data.audio import decode
 from qwen3asr_train.data.collate import Example, collate, padding_share
+from qwen3asr_train.data.context import ContextBuilder
 from qwen3asr_train.data.plan import Cell, sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.data.questions import Questions
@@ -32,11 +33,12 @@ class SpeechDataset(Dataset):
 
     def __init__(self, prompts: PromptBuilder, *, seed: int = 0,
                  augmentation: augment.Augmentation = augment.IDENTITY,
-                 questions: Questions = NO_QUESTIONS, windows: "Windows | None" = None,
+                 questions: Questions = NO_QUESTIONS, contexts: ContextBuilder | None = None,
+                 windows: "Windows | None" = None,
                  with_prompts: bool = False):
         self.prompts = prompts
         self.seed, self.augmentation, self.with_prompts = seed, augmentation, with_prompts
-        self.questions, self.windows = questions, windows
+        self.questions, self.contexts, self.windows = questions, contexts, windows
         self._reader = ShardReader()
 
     def __getitem__(self, cell: Cell) -> dict:
@@ -78,18 +80,21 @@ class SpeechDataset(Dataset):
         mel = self.augmentation.features(features.log_mel(waveform), rng)
         try:
             question = self.questions.ask(record, rng)
-            return record, question, self._with_prompt(mel, record, question)
+            context = record.get("context") or ""
+            if question is None and self.contexts is not None:
+                context = self.contexts.build(record, rng)
+            return record, question, self._with_prompt(mel, record, question, context)
         except DataError as error:
             raise DataError(f"{entry.name}: {error}") from error
 
-    def _with_prompt(self, mel: torch.Tensor, record: dict, question: tuple[str, str] | None
-                     ) -> Example:
+    def _with_prompt(self, mel: torch.Tensor, record: dict, question: tuple[str, str] | None,
+                     context: str) -> Example:
         tokens = features.audio_tokens(len(mel))
         if question is not None:
             asked, answer = question
             return Example(mel, self.prompts.prompt(tokens, question=asked),
                            self.prompts.answer(answer))
-        prompt = self.prompts.prompt(tokens, record.get("context") or "")
+        prompt = self.prompts.prompt(tokens, context)
         return Example(mel, prompt, self.prompts.target(record["text"], record.get("language")))
 
     def _blank(self) -> Example:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
 from qwen3asr_train.data import augment
+from qwen3asr_train.data.context import ContextBuilder
 from qwen3asr_train.data.dataset import SpeechDataset, StepLoader, Windows, loader
 from qwen3asr_train.data.plan import BatchPlan, evaluation_cells
 from qwen3asr_train.data.prompts import PromptBuilder
@@ -29,8 +30,10 @@ log = logging.getLogger(__name__)
 class SpeechData(lightning.LightningDataModule):
     """Train and validation loaders over shards; training begins at the trainer's step."""
 
-    def __init__(self, splits: Splits, prompts: PromptBuilder, config: DictConfig):
+    def __init__(self, splits: Splits, prompts: PromptBuilder, config: DictConfig,
+                 contexts: ContextBuilder | None = None):
         super().__init__()
+        self._contexts = contexts
         self._config, self._prompts, self._splits = config, prompts, splits
         data = config.data
         self.plan = BatchPlan.from_paths(
@@ -57,6 +60,7 @@ class SpeechData(lightning.LightningDataModule):
             augmentation=augment.build(OmegaConf.to_container(config.data.augmentation)),
             questions=Questions(config.stage.questions.share,
                                 OmegaConf.to_container(config.stage.questions.ways)),
+            contexts=self._contexts,
             windows=Windows(tuple(windows.seconds), windows.weights and tuple(windows.weights))
             if windows.seconds else None)
         accumulate = config.trainer.accumulate

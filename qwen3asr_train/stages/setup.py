@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import Qwen3ASRProcessor
 
+from qwen3asr_train.data.context import Context, ContextBuilder, EntityTable
 from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries, read_summary
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr, aut
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 TOKENIZER_TEXTS = 200_000
 """Transcripts that a small tokenizer is trained on, at most."""
+
+CONTEXT_TEXTS = 200_000
+"""Transcripts that distractors and background are drawn from, at most."""
 
 
 @dataclass(frozen=True)
@@ -122,18 +126,36 @@ def build_processor(tokenizer: int | str, shards: list[str]) -> Qwen3ASRProcesso
 
 
 def _texts(shards: list[str]) -> list[str]:
-    """Targets of the training shards as the tokenizer meets them, in a fixed sample."""
-    reader, texts, languages = ShardReader(), [], set()
+    """Targets of the training shards as the tokenizer meets them."""
+    records = sample_records(shards, TOKENIZER_TEXTS)
+    tags = [f"language {name}" for name in sorted({str(r.get("language")) for r in records})]
+    return ["system", "user", "assistant", *tags] * 2 + [  # twice: BPE drops what is met once
+        record["text"] for record in records]
+
+
+def sample_records(shards: list[str], most: int) -> list[dict]:
+    """Records of whole shards in a fixed random order, until there are ``most``."""
+    reader, records = ShardReader(), []
     for shard in random.Random(0).sample(shards, len(shards)):
-        for entry in read_entries(shard):
-            record, _ = reader.read(entry)
-            texts.append(record["text"])
-            languages.add(record.get("language"))
-        if len(texts) >= TOKENIZER_TEXTS:
+        records += [reader.read(entry)[0] for entry in read_entries(shard)]
+        if len(records) >= most:
             break
     reader.close()
-    tags = [f"language {name}" for name in sorted(map(str, languages))]
-    return ["system", "user", "assistant", *tags] * 2 + texts  # twice: BPE drops what is met once
+    return records
+
+
+def build_contexts(config: DictConfig, shards: list[str]) -> ContextBuilder | None:
+    """What draws the training samples' contexts, as ``stage.context`` says; None when off."""
+    options = Context(**{name: tuple(value) if isinstance(value, list) else value for name, value
+                         in OmegaConf.to_container(config.stage.contexts).items()})
+    if not options.on:
+        return None
+    if options.instructions and not options.orders:
+        raise UserError("stage.contexts.instructions is on: give stage.contexts.orders")
+    records = sample_records(shards, CONTEXT_TEXTS)
+    table = EntityTable(((r["text"], r.get("entities")) for r in records), options.rare_share)
+    log.info("contexts: %d entities to draw from", len(table.pool))
+    return ContextBuilder(options, table, [record["text"] for record in records if record["text"]])
 
 
 def add_lora(model: asr.Recogniser, options: DictConfig) -> nn.Module | None:

@@ -17,7 +17,7 @@ from qwen3asr_train.models import asr
 from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
 from qwen3asr_train.stages.evaluate import finish_run, score_entries
 from qwen3asr_train.stages.fit import RecogniserModule, SpeechData, fit, scored_entries
-from qwen3asr_train.stages.setup import add_lora, build_recogniser, resolve_data
+from qwen3asr_train.stages.setup import add_lora, build_contexts, build_recogniser, resolve_data
 
 CTC_FROM_SCRATCH = 1.0
 """``stage.ctc_weight=auto`` for random weights; 0 for a model that has learned to align."""
@@ -37,7 +37,8 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     adapters = add_lora(model, config.model.lora)
     module = RecogniserModule(model, processor.tokenizer, config, lr=learning_rate(config),
                               ctc_weight=ctc_weight(config))
-    data = SpeechData(splits, PromptBuilder(processor.tokenizer), config)
+    data = SpeechData(splits, PromptBuilder(processor.tokenizer), config,
+                      build_contexts(config, splits.all_train))
     fitted = fit(config, run_dir, module, data, started)
     trained = time.perf_counter()
 

@@ -1,0 +1,139 @@
+"""Context biasing: what stands in the system message of a training sample.
+
+A user gives names, hotwords or background; some of it is said in the audio and most is not. Trained
+only on contexts that help, a model writes them down unheard, so most lists here hold distractors
+from other samples, some hold nothing but distractors, and some order the model to do something else
+(Qwen3-ASR obeys no instruction in the prompt). Which, and what, is drawn per sample.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f]")
+_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+
+
+def candidate_entities(text: str) -> list[str]:
+    """What of a text could be an entity: words, or pairs of characters where none are spaced."""
+    found = []
+    for word in _TOKEN.findall(text):
+        if _UNSPACED.search(word):
+            found += [word[i:i + 2] for i in range(len(word) - 1)] or [word]
+        else:
+            found.append(word)
+    return found
+
+
+class EntityTable:
+    """How rare every candidate is in a corpus, and a pool of rare ones to draw distractors from.
+
+    ``documents``: ``(text, entities or None)`` of samples; given entities count as rare.
+    ``rare_share``: a candidate is rare if at most this share of the documents have it.
+    """
+
+    def __init__(self, documents: Iterable[tuple[str, Sequence[str] | None]],
+                 rare_share: float = 0.01):
+        self._counts: Counter[str] = Counter()
+        given: set[str] = set()
+        self._documents = 0
+        for text, entities in documents:
+            self._documents += 1
+            self._counts.update({*candidate_entities(text), *(entities or ())})
+            given.update(entities or ())
+        self._most = max(1, math.floor(rare_share * self._documents))
+        self.pool = sorted(given | {c for c, count in self._counts.items() if count <= self._most})
+
+    def entities_of(self, record: dict, most: int) -> list[str]:
+        """Up to ``most`` entities of a sample, the rarest first: given ones, else rare words."""
+        if record.get("entities"):
+            return list(record["entities"])[:most]
+        candidates = sorted(set(candidate_entities(record["text"])),
+                            key=lambda c: (self._counts[c], c))
+        return [c for c in candidates if self._counts[c] <= self._most][:most]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Shares are probabilities per sample and need not sum to 1: the rest keeps the record's own
+    context, or has none. See configs/stage/sft.yaml for what each field means."""
+
+    entities: float = 0.0
+    distractors: float = 0.0
+    background: float = 0.0
+    instructions: float = 0.0
+    list_length: tuple[int, int] = (1, 100)
+    most_entities: int = 5
+    rare_share: float = 0.01
+    formats: tuple[str, ...] = ("{list}",)
+    separators: tuple[str, ...] = (", ", " ", "\n", "、")
+    orders: tuple[str, ...] = ()
+
+    @property
+    def on(self) -> bool:
+        """Whether any context is made."""
+        return self.entities + self.distractors + self.background + self.instructions > 0
+
+
+class ContextBuilder:
+    """Draws the system message of a sample; ``texts``: transcripts that background is made of."""
+
+    def __init__(self, options: Context, table: EntityTable, texts: Sequence[str]):
+        self.options, self.table, self.texts = options, table, list(texts)
+
+    def build(self, record: dict, rng: np.random.Generator) -> str:
+        """A context for the record; ``""`` for none."""
+        options, place = self.options, rng.random()
+        for share, make in ((options.entities, self._with_entities),
+                            (options.distractors, self._distractors_only),
+                            (options.background, self._background),
+                            (options.instructions, self._instruction)):
+            if place < share:
+                return make(record, rng)
+            place -= share
+        return record.get("context") or ""
+
+    def _with_entities(self, record: dict, rng: np.random.Generator) -> str:
+        entities = self.table.entities_of(record, self.options.most_entities)
+        length = self._length(rng)
+        names = entities + self._distractors(record, max(0, length - len(entities)), rng)
+        return self._list([names[i] for i in rng.permutation(len(names))], rng)
+
+    def _distractors_only(self, record: dict, rng: np.random.Generator) -> str:
+        return self._list(self._distractors(record, self._length(rng), rng), rng)
+
+    def _background(self, record: dict, rng: np.random.Generator) -> str:
+        """What other samples say, as a document that the talk may or may not be about."""
+        chosen = rng.choice(len(self.texts), size=min(len(self.texts), self._length(rng)),
+                            replace=False)
+        return " ".join(self.texts[i] for i in chosen if self.texts[i] != record["text"])
+
+    def _instruction(self, record: dict, rng: np.random.Generator) -> str:
+        """An order, by itself or behind a list."""
+        order = str(rng.choice(self.options.orders))
+        if rng.random() < 0.5:
+            return order
+        return f"{self._distractors_only(record, rng)}\n{order}"
+
+    def _length(self, rng: np.random.Generator) -> int:
+        """Entries of a list, log-uniform: short lists are as common as long ones."""
+        low, high = self.options.list_length
+        return int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
+
+    def _distractors(self, record: dict, count: int, rng: np.random.Generator) -> list[str]:
+        """Entities of other samples that are not in this one."""
+        pool, text = self.table.pool, record["text"].casefold()
+        if not pool or not count:
+            return []
+        drawn = rng.choice(len(pool), size=min(len(pool), count), replace=False)
+        return [pool[i] for i in drawn if pool[i].casefold() not in text]
+
+    def _list(self, names: list[str], rng: np.random.Generator) -> str:
+        if not names:
+            return ""
+        joined = str(rng.choice(self.options.separators)).join(names)
+        return str(rng.choice(self.options.formats)).replace("{list}", joined)
