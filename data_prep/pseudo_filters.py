@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qwen3asr_train.errors import DataError
-
 if TYPE_CHECKING:  # loads torch
     from qwen3asr_train.decoding.transcriber import Transcript
 
@@ -30,6 +28,7 @@ _DENSE = re.compile(r"[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac0
 # Hanzi, kana, and the scripts of Thai, Lao, Khmer and Burmese: no spaces between words.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff" \
             r"\U00020000-\U000323af"
+_SPECIAL = re.compile(r"<\|[^<>]*\|>|</?[a-z_]+>|\ufffd")  # of any vocabulary; broken UTF-8
 _UNIT = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
@@ -50,17 +49,20 @@ class Filters:
     min_agreement: float = 0.0
     require_language_agreement: bool = False
 
-    def reason(self, label: "Transcript", seconds: float) -> str | None:
+    def reason(self, label: "Transcript", seconds: float, names_language: bool) -> str | None:
         """Why the label of a clip of ``seconds`` is rejected by itself; None if it is not.
 
-        No words in no language is a label: no speech. No words in some language is ``empty``.
+        No words in no language is a label: no speech. No words in some language is ``empty``,
+        words in no language, by a model that names languages, ``no language``.
         """
         if label.confidence < self.min_confidence:
             return "confidence"
         if not label.text:
             return "empty" if label.language else None
-        if _holds_control_token(label.text):
-            return "control token"
+        if names_language and not label.language:
+            return "no language"
+        if _SPECIAL.search(label.text):
+            return "special token"
         if repetition(label.text) > self.max_repetition:
             return "repetition"
         if compression(label.text) > self.max_compression:
@@ -116,11 +118,3 @@ def agreement(label: "Transcript", second: "Transcript") -> float:
     return Levenshtein.normalized_similarity(units(label.text, label.language),
                                              units(second.text, label.language))
 
-
-def _holds_control_token(text: str) -> bool:
-    from qwen3asr_train.data.prompts import refuse_control_tokens
-    try:
-        refuse_control_tokens(text, "text")
-    except DataError:
-        return True
-    return False

@@ -218,14 +218,17 @@ class _Ctc(_Transformers):
             row, logs = row[:length], logs[:length]
             spoken = logs[[token != self.model.config.pad_token_id for token in row]]
             counted = spoken if len(spoken) else logs
-            # Not skip_special_tokens: letters of some vocabularies are called special.
+            # Not skip_special_tokens: it would drop the blanks first, and join double letters.
             found.append(self._transcript(self.tokenizer.decode(row), math.exp(counted.mean()),
                                           len(counted)))
         return found
 
 
 class _Seq2Seq(_Transformers):
-    """``generate`` of an encoder-decoder that needs nothing but the audio."""
+    """``generate`` of an encoder-decoder that needs nothing but the audio, one clip at a time."""
+
+    def _padded_seconds(self, samples: int) -> float:
+        return math.inf  # Moonshine normalises over time, padding and all, whatever the mask
 
     def _label(self, inputs: dict[str, Tensor]) -> list[Transcript]:
         tokens, scores = self._generate(inputs)
@@ -265,17 +268,17 @@ class _Seq2Seq(_Transformers):
 class _Whisper(_Seq2Seq):
     """Pieces padded to the model's window, without timestamps; the language is the model's."""
 
-    names_language = True
-
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.window = float(self.extractor.chunk_length)
         self.piece_seconds = min(self.piece_seconds, self.window)
         generation = self.model.generation_config
-        # English-only models have no language tokens, and refuse to be told.
-        self.multilingual = getattr(generation, "is_multilingual", False)
+        # Not told in old checkpoints. English-only models refuse a language and a task.
+        multilingual = getattr(generation, "is_multilingual", None)
+        self.multilingual, self.only = bool(multilingual), "en" if multilingual is False else None
         self.languages = {token: name.strip("<|>") for name, token in
                           getattr(generation, "lang_to_id", {}).items()}
+        self.names_language = self.names_language or self.multilingual or self.only is not None
 
     def _padded_seconds(self, samples: int) -> float:
         return self.window
@@ -299,18 +302,16 @@ class _Whisper(_Seq2Seq):
     def _sequences(self, found) -> Tensor:
         return torch.stack([segments[0]["result"] for segments in found["segments"]])
 
-    def _language(self, start: list[int]) -> str:
-        code = next((self.languages[token] for token in start if token in self.languages), "en")
+    def _language(self, start: list[int]) -> str | None:
+        code = next((self.languages[token] for token in start if token in self.languages),
+                    self.only)
         name = WHISPER_LANGUAGES.get(code, code)
         name = next((ours for ours, theirs in _WHISPER_NAMES.items() if theirs == name), name)
-        return known_language(name.title())
+        return known_language(name and name.title())
 
 
 class _Transducer(_Seq2Seq):
     """RNN-T and TDT: each symbol as it is emitted, one clip at a time."""
-
-    def _padded_seconds(self, samples: int) -> float:
-        return math.inf  # what generate appends to the clip that ends first cannot be told apart
 
     def _label(self, inputs: dict[str, Tensor]) -> list[Transcript]:
         tokens, scores = self._generate(inputs)
