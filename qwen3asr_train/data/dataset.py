@@ -9,9 +9,10 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from qwen3asr_train.data import augment, features
-from qwen3asr_train.data.audio import decode
+from qwen3asr_train.data.audio import SAMPLE_RATE, decode
 from qwen3asr_train.data.collate import Example, collate, padding_share
 from qwen3asr_train.data.context import ContextBuilder
+from qwen3asr_train.data.partial import Part, Partial
 from qwen3asr_train.data.plan import Cell, sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.data.questions import Questions
@@ -19,6 +20,7 @@ from qwen3asr_train.data.shards import Entry, ShardReader
 from qwen3asr_train.errors import DataError, UserError
 
 NO_QUESTIONS = Questions()
+WHOLE = Partial()
 
 
 class SpeechDataset(Dataset):
@@ -34,11 +36,12 @@ class SpeechDataset(Dataset):
     def __init__(self, prompts: PromptBuilder, *, seed: int = 0,
                  augmentation: augment.Augmentation = augment.IDENTITY,
                  questions: Questions = NO_QUESTIONS, contexts: ContextBuilder | None = None,
-                 windows: "Windows | None" = None,
+                 partial: Partial = WHOLE, windows: "Windows | None" = None,
                  with_prompts: bool = False):
         self.prompts = prompts
         self.seed, self.augmentation, self.with_prompts = seed, augmentation, with_prompts
-        self.questions, self.contexts, self.windows = questions, contexts, windows
+        self.questions, self.contexts = questions, contexts
+        self.partial, self.windows = partial, windows
         self._reader = ShardReader()
 
     def __getitem__(self, cell: Cell) -> dict:
@@ -75,27 +78,39 @@ class SpeechDataset(Dataset):
         record, payload = self._reader.read(entry)
         if payload is None:
             raise DataError(f"{entry.name}: no audio")
-        rng = sample_rng(self.seed, epoch, f"{entry.key}#{entry.copy}" if entry.copy else entry.key)
-        waveform = self.augmentation.waveform(decode(payload, name=entry.name), rng)
-        mel = self.augmentation.features(features.log_mel(waveform), rng)
+        key = f"{entry.key}#{entry.copy}" if entry.copy else entry.key
+        rng = sample_rng(self.seed, epoch, key)
+        waveform = decode(payload, name=entry.name)
         try:
+            record, waveform = self.augmentation.clip(record, waveform, rng)
+            part = Part(len(waveform) / SAMPLE_RATE, "", record["text"])
+            if self.partial.on:
+                part = self.partial.draw(record, part.heard,
+                                         sample_rng(self.seed, epoch, f"{key}/partial"))
+                waveform = waveform[:round(part.heard * SAMPLE_RATE)]
+            mel = self.augmentation.features(features.log_mel(waveform), rng)
             question = self.questions.ask(record, rng)
             context = record.get("context") or ""
             if question is None and self.contexts is not None:
                 context = self.contexts.build(record, rng)
-            return record, question, self._with_prompt(mel, record, question, context)
+            return record, question, self._with_prompt(mel, record, part, question, context)
         except DataError as error:
             raise DataError(f"{entry.name}: {error}") from error
 
-    def _with_prompt(self, mel: torch.Tensor, record: dict, question: tuple[str, str] | None,
-                     context: str) -> Example:
+    def _with_prompt(self, mel: torch.Tensor, record: dict, part: Part,
+                     question: tuple[str, str] | None, context: str) -> Example:
         tokens = features.audio_tokens(len(mel))
         if question is not None:
             asked, answer = question
             return Example(mel, self.prompts.prompt(tokens, question=asked),
                            self.prompts.answer(answer))
-        prompt = self.prompts.prompt(tokens, context)
-        return Example(mel, prompt, self.prompts.target(record["text"], record.get("language")))
+        prompt, language = self.prompts.prompt(tokens, context), record.get("language")
+        if part.written:
+            return Example(mel, prompt + self.prompts.prefill(language, part.written),
+                           self.prompts.answer(part.text))
+        if self.partial.on and not part.text:
+            language = None  # cut before the first word
+        return Example(mel, prompt, self.prompts.target(part.text, language))
 
     def _blank(self) -> Example:
         mel = features.log_mel(np.zeros(features.MIN_SAMPLES, dtype=np.float32))

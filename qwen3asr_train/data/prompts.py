@@ -55,9 +55,10 @@ class PromptBuilder:
         refuse_control_tokens(text, "text")
         return self._ids(f"{text}<|im_end|>")
 
-    def prefill(self, language: str) -> list[int]:
-        """Ids that begin an answer in a forced language."""
-        return self._ids(f"language {language}<asr_text>")
+    def prefill(self, language: str, written: str = "") -> list[int]:
+        """Ids that begin an answer in a forced language, or with what was ``written`` before."""
+        refuse_control_tokens(written, "text")
+        return self._ids(f"language {language}<asr_text>{written}")
 
 
 class DecoderPrompts(PromptBuilder):

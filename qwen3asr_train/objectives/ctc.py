@@ -10,9 +10,9 @@ def transcripts(input_ids: Tensor, labels: Tensor, marker: int, end: int) -> lis
     """The ids of what is said in each clip: targets between ``marker`` and ``end``.
 
     ``input_ids``, ``labels`` ``(clips, length)``, labels -100 where there is no target. None for a
-    clip without the marker: its target is no transcript.
+    clip whose target has no marker: it is no transcript, or only the end of one.
     """
-    is_marker = input_ids == marker
+    is_marker = labels == marker
     is_text = (is_marker.cumsum(1) - is_marker.long() > 0) & (labels != -100) & (labels != end)
     return [row[mask] if found else None for row, mask, found in zip(
         input_ids, is_text, is_marker.any(1).tolist(), strict=True)]

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from qwen3asr_train.data import augment
 from qwen3asr_train.data.context import ContextBuilder
 from qwen3asr_train.data.dataset import SpeechDataset, StepLoader, Windows, loader
+from qwen3asr_train.data.partial import Partial
 from qwen3asr_train.data.plan import BatchPlan, evaluation_cells
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.data.questions import Questions
@@ -60,7 +61,7 @@ class SpeechData(lightning.LightningDataModule):
             augmentation=augment.build(OmegaConf.to_container(config.data.augmentation)),
             questions=Questions(config.stage.questions.share,
                                 OmegaConf.to_container(config.stage.questions.ways)),
-            contexts=self._contexts,
+            contexts=self._contexts, partial=Partial(**config.stage.partial),
             windows=Windows(tuple(windows.seconds), windows.weights and tuple(windows.weights))
             if windows.seconds else None)
         accumulate = config.trainer.accumulate

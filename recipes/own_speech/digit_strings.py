@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import soundfile
 
+from qwen3asr_train.data.augment_time import overlap_add
 from qwen3asr_train.data.plan import sample_rng
 from qwen3asr_train.errors import UserError
 
@@ -142,26 +143,9 @@ def join(takes: list[np.ndarray], rate: int, rng: np.random.Generator) -> np.nda
 
 
 def change_tempo(waveform: np.ndarray, rate: int, factor: float) -> np.ndarray:
-    """Speech at ``factor`` times its tempo with the pitch it had: WSOLA (Verhelst & Roelands 1993).
-
-    Frames of 30 ms are overlapped by half; each is taken up to 10 ms away from its place, where it
-    best goes on from the one before.
-    """
-    half, reach = round(0.015 * rate), round(0.01 * rate)
-    window = np.hanning(2 * half + 1)[:-1].astype(np.float32)
-    frames = max(1, int(len(waveform) / factor / half))
-    padded = np.pad(waveform, (half + reach, 4 * half + 2 * reach))
-    out = np.zeros((frames + 1) * half, np.float32)
-    start = reach
-    for i in range(frames):
-        place = min(int(i * half * factor) + reach, len(padded) - 3 * half - reach)
-        if i:
-            expected = padded[start + half:start + 3 * half]
-            nearby = padded[place - reach:place + reach + 2 * half]
-            place += int(np.correlate(nearby, expected, "valid").argmax()) - reach
-        out[i * half:(i + 2) * half] += padded[place:place + 2 * half] * window
-        start = place
-    return out
+    """Speech at ``factor`` times its tempo with the pitch it had, half a frame (15 ms) later."""
+    frames = max(1, int(len(waveform) / factor / round(0.015 * rate)))
+    return overlap_add(waveform, rate, factor, frames)
 
 
 def equalise(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:

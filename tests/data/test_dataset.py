@@ -10,6 +10,7 @@ import torch
 from qwen3asr_train.data import augment, features
 from qwen3asr_train.data.audio import decode, encode
 from qwen3asr_train.data.dataset import SpeechDataset, StepLoader, loader
+from qwen3asr_train.data.partial import Partial
 from qwen3asr_train.data.plan import BatchPlan, Cell, sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.data.shards import ShardReader, ShardWriter, find_shards, read_entries
@@ -162,3 +163,30 @@ def test_a_sample_without_audio_is_refused(tokenizer, tmp_path):
     batch = SpeechDataset(PromptBuilder(tokenizer))[Cell(0, 0, (entry,))]
     assert "no audio" in batch["meta"]["skipped"][0]
     assert json.dumps(entry)  # entries are plain
+
+
+def test_partial_samples_are_cut_and_continued(tmp_path):
+    text, words = "one two three four five", []
+    for i, word in enumerate(text.split()):
+        words.append([word, i * 1.0, i + 0.9])
+    with ShardWriter(tmp_path) as writer:
+        noise = np.random.default_rng(0).standard_normal(80_000).astype(np.float32) * 0.1
+        writer.write("a", {"text": text, "language": "English", "duration": 5.0, "words": words},
+                     encode(noise, "wav"), "wav")
+    entry = read_entries(find_shards(str(tmp_path))[0])[0]
+    tokenizer = train_tokenizer([f"language English {text} system user assistant"] * 3, 300)
+    prompts = PromptBuilder(tokenizer)
+    partial = Partial(0.5, 0.5, wrong_share=0.0, chunk_seconds=1.0, fallback_words=1)
+    kinds = set()
+    for epoch in range(40):
+        dataset = SpeechDataset(prompts, partial=partial)
+        inputs = dataset[Cell(0, epoch, (entry,))]["inputs"]
+        frames = int(inputs["chunk_lengths"].sum())
+        labels = inputs["labels"][0]
+        answer = tokenizer.decode(inputs["input_ids"][0][labels != -100])
+        whole = tokenizer.decode(inputs["input_ids"][0]).split("assistant\n")[1]
+        heard = [word for word, _, end in words if end <= frames / 100 + 0.005]
+        expected = f"language {'English' if heard else None}<asr_text>{' '.join(heard)}<|im_end|>"
+        assert whole == expected and whole.endswith(answer)
+        kinds.add((frames < 500, answer != whole))
+    assert kinds == {(a, b) for a in (True, False) for b in (True, False)}

@@ -68,8 +68,10 @@ def test_packed_ctc_equals_torch_clip_by_clip():
 def test_transcripts_are_what_stands_between_the_marker_and_the_end():
     marker, end = 7, 9
     ids = torch.tensor([[1, 2, marker, 4, 5, end, 0], [3, marker, end, 0, 0, 0, 0],
-                        [1, 4, 5, end, 0, 0, 0]])
+                        [1, 4, 5, end, 0, 0, 0], [1, marker, 4, 5, end, 0, 0]])
     labels = torch.where(ids > 0, ids, -100)
     labels[:, 0] = -100
-    spoken, silent, question = transcripts(ids, labels, marker, end)
-    assert spoken.tolist() == [4, 5] and silent.tolist() == [] and question is None
+    labels[3, :3] = -100
+    spoken, silent, question, end_of_one = transcripts(ids, labels, marker, end)
+    assert spoken.tolist() == [4, 5] and silent.tolist() == []
+    assert question is None and end_of_one is None
