@@ -24,8 +24,7 @@ def change_tempo(waveform: np.ndarray, factor: float, rate: int = SAMPLE_RATE) -
     samples = max(1, round(len(waveform) / factor))
     half = round(_HALF_FRAME_SECONDS * rate)
     # the first half frame is what lies before the clip
-    changed = overlap_add(waveform, rate, factor, frames=samples // half + 2, nearest=True)
-    return changed[half:half + samples]
+    return overlap_add(waveform, rate, factor, frames=samples // half + 2)[half:half + samples]
 
 
 def change_pitch(waveform: np.ndarray, semitones: float) -> np.ndarray:
@@ -34,31 +33,24 @@ def change_pitch(waveform: np.ndarray, semitones: float) -> np.ndarray:
     return fit_length(change_speed(change_tempo(waveform, 1 / factor), factor), len(waveform))
 
 
-def overlap_add(waveform: np.ndarray, rate: int, factor: float, frames: int,
-                nearest: bool = False) -> np.ndarray:
+def overlap_add(waveform: np.ndarray, rate: int, factor: float, frames: int) -> np.ndarray:
     """WSOLA (Verhelst & Roelands 1993): float32 ``((frames + 1) * half a frame,)``.
 
     Frames of 30 ms are overlapped by half; each is taken up to 10 ms away from its place, where it
     best goes on from the one before. Frame i is centred at (i + 1) * half a frame of the result and
-    at i * ``factor`` * half a frame of ``waveform`` ``(samples,)``. Where all places are as good,
-    in digital silence, the earliest is taken, or the ``nearest``: then a word behind it is not 10
-    ms late.
+    at i * ``factor`` * half a frame of ``waveform`` ``(samples,)``.
     """
     half, reach = round(_HALF_FRAME_SECONDS * rate), round(_REACH_SECONDS * rate)
     window = np.hanning(2 * half + 1)[:-1].astype(np.float32)
     padded = np.pad(waveform, (half + reach, 4 * half + 2 * reach))
     out = np.zeros((frames + 1) * half, np.float32)
-    lags = np.arange(-reach, reach + 1)
-    if nearest:
-        lags = lags[np.argsort(np.abs(lags), kind="stable")]
     start = reach
     for i in range(frames):
         place = min(int(i * half * factor) + reach, len(padded) - 3 * half - reach)
         if i:
             expected = padded[start + half:start + 3 * half]
             nearby = padded[place - reach:place + reach + 2 * half]
-            likeness = np.correlate(nearby, expected, "valid")
-            place += int(lags[likeness[lags + reach].argmax()])
+            place += int(np.correlate(nearby, expected, "valid").argmax()) - reach
         out[i * half:(i + 2) * half] += padded[place:place + 2 * half] * window
         start = place
     return out

@@ -3,19 +3,27 @@
 transformers' ``Qwen3ASREncoder`` pads every clip to the longest before its convolutions and,
 outside flash-attention, attends window by window in a Python loop. :class:`WindowedEncoder` keeps
 its modules and weights and replaces the two: it takes the one-second chunks of all clips packed one
-after the other, and attends to all windows of a batch at once. Results are the same numbers.
+after the other, a few at a time through the convolutions, and attends to all windows of a batch at
+once. Results are the same numbers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_asr.modeling_qwen3_asr import (
     Qwen3ASRAudioAttention,
     Qwen3ASREncoder,
 )
+
+SLICE_BYTES = {"cpu": 24 << 20, "cuda": 256 << 20}
+"""Size of a slice's largest activation. On CPU, glibc maps blocks above 32 MiB anew each time, and
+their page faults took a quarter of the convolutions' time."""
 
 
 @dataclass
@@ -87,8 +95,79 @@ class WindowedAttention(Qwen3ASRAudioAttention):
         return self.out_proj(packed)
 
 
+class SharedConv2d(nn.Conv2d):
+    """A convolution that hands out its weights, for all slices of a batch.
+
+    Copies of them: ZeRO-3 has parameters in memory only while their module runs.
+    """
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Weight, channels last, and bias."""
+        return self.weight.clone(memory_format=torch.channels_last), self.bias.clone()
+
+
+class ConvolutionStem(nn.Conv2d):
+    """The encoder's first convolution, which runs all three, slice by slice.
+
+    All slices in one call, since ranks have different numbers of them and under ZeRO-3 must all run
+    the same modules.
+    """
+
+    def forward(self, chunks: Tensor, second: tuple[Tensor, Tensor], third: tuple[Tensor, Tensor],
+                size: int, kept: int) -> Tensor:
+        """``(chunks, mel, frames)`` -> ``(chunks, tokens, channels * mel / 8)``.
+
+        ``second``, ``third``: weight and bias; ``size``: chunks in a slice; ``kept``: chunks
+        after which a slice's first activations are computed again in the backward pass.
+        """
+        slices = self._slices(chunks.to(self.weight.dtype).split(size), second, third, kept)
+        if torch.is_grad_enabled():
+            return torch.cat(list(slices))
+        first = next(slices)  # written to their place at once: no second copy, no holes in the heap
+        tokens = first.new_empty(len(chunks), *first.shape[1:])
+        for place, part in zip(tokens.split(size), chain([first], slices), strict=True):
+            place.copy_(part)
+        return tokens
+
+    def _slices(self, chunks: tuple[Tensor, ...], second: tuple[Tensor, Tensor],
+                third: tuple[Tensor, Tensor], kept: int) -> Iterator[Tensor]:
+        """Tokens of each slice."""
+        first, done = (self.weight.flatten(1).clone(), self.bias.clone()), 0
+        for mel in chunks:
+            done += len(mel)
+            if done <= kept:
+                hidden = _first_two(mel, *first, *second)
+            else:  # stops at the second convolution's input: that one is not computed again
+                hidden = checkpoint(_first_two, mel, *first, *second, use_reentrant=False,
+                                    preserve_rng_state=False)
+            hidden = F.gelu(F.conv2d(F.gelu(hidden), *third, stride=2, padding=1))
+            yield hidden.permute(0, 3, 1, 2).flatten(2)
+
+
+def _first_two(mel: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor
+               ) -> Tensor:
+    """Two convolutions: ``(chunks, mel, frames)`` -> ``(chunks, channels, mel / 4, frames / 4)``.
+
+    The first one has a single input channel: as a matrix product over its patches it is faster on
+    CPU, and comes out channels last, as suits the others.
+    """
+    patches = F.pad(mel, (1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)
+    hidden = F.linear(patches, weight1, bias1).permute(0, 3, 1, 2)
+    return F.conv2d(F.gelu(hidden), weight2, bias2, stride=2, padding=1)
+
+
 class WindowedEncoder(Qwen3ASREncoder):
-    """``Qwen3ASREncoder`` over packed chunks; made from one by :func:`batch_windows`."""
+    """``Qwen3ASREncoder`` over packed chunks; made from one by :func:`batch_windows`.
+
+    ``conv_chunks``: chunks that go through the convolutions at a time; None: as many as keep the
+    largest activation (6 MB a chunk for 480 channels in float32) within ``SLICE_BYTES``.
+    ``conv_kept``: chunks of a batch whose activations are all kept for the backward pass. Of
+    further ones, and of all under activation checkpointing, what the first convolution makes (three
+    quarters of the memory, a twentieth of the time) is computed again.
+    """
+
+    conv_chunks: int | None = None
+    conv_kept: int = 256
 
     def forward(self, input_features: Tensor, input_features_mask: Tensor | None = None, *,
                 chunk_lengths: Tensor | None = None, clip_chunks: Tensor | None = None,
@@ -114,14 +193,18 @@ class WindowedEncoder(Qwen3ASREncoder):
 
     def _embed(self, chunks: Tensor, chunk_lengths: Tensor) -> Tensor:
         """Convolutions and positions: ``(chunks, mel, frames)`` -> packed ``(tokens, d_model)``."""
-        hidden = chunks.unsqueeze(1).to(self.conv2d1.weight.dtype)
-        for convolution in (self.conv2d1, self.conv2d2, self.conv2d3):
-            hidden = F.gelu(convolution(hidden))
-        hidden = self.conv_out(hidden.permute(0, 3, 1, 2).flatten(2))
+        kept = 0 if self.gradient_checkpointing and self.training else self.conv_kept
+        hidden = self.conv_out(self.conv2d1(chunks, self.conv2d2(), self.conv2d3(),
+                                            self.conv_chunks or self._slice_size(chunks), kept))
         steps = hidden.shape[1]
         hidden = hidden + self.positional_embedding(steps).to(hidden.dtype)
         valid = torch.arange(steps, device=hidden.device) < tokens_of_chunks(chunk_lengths)[:, None]
         return hidden.flatten(0, 1).index_select(0, valid.flatten().nonzero().squeeze(-1))
+
+    def _slice_size(self, chunks: Tensor) -> int:
+        """Chunks whose first convolution's output is within ``SLICE_BYTES``."""
+        output = chunks[0].numel() // 4 * self.conv2d1.out_channels * chunks.element_size()
+        return max(1, SLICE_BYTES.get(chunks.device.type, SLICE_BYTES["cuda"]) // output)
 
     def _pack(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """transformers' padded batch -> packed chunks without the empty ones."""
@@ -134,6 +217,8 @@ class WindowedEncoder(Qwen3ASREncoder):
 def batch_windows(encoder: Qwen3ASREncoder) -> WindowedEncoder:
     """Turn an encoder into a :class:`WindowedEncoder` in place; weights and names stay."""
     encoder.__class__ = WindowedEncoder
+    encoder.conv2d1.__class__ = ConvolutionStem
+    encoder.conv2d2.__class__ = encoder.conv2d3.__class__ = SharedConv2d
     for layer in encoder.layers:
         layer.self_attn.__class__ = WindowedAttention
     return encoder

@@ -1,14 +1,23 @@
-"""Transcription: audio files of any length and format to lines of language and text."""
+"""Transcription: audio files of any length and format, or a stream, to lines of language and text.
+"""
 
 import json
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from rich.cells import cell_len
+from transformers import Qwen3ASRProcessor
 
-from qwen3asr_train.data.audio import EXTENSIONS, decode
-from qwen3asr_train.decoding.generate import load
+from qwen3asr_train.data.audio import EXTENSIONS, SAMPLE_RATE, decode
+from qwen3asr_train.decoding.generate import Model, load
+from qwen3asr_train.decoding.live import Event, LiveTranscriber
+from qwen3asr_train.decoding.live_guard import RepetitionGuard
+from qwen3asr_train.decoding.live_pcm import pcm_pieces
 from qwen3asr_train.decoding.transcriber import Transcriber
 from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.evaluation.text import language_name
@@ -20,14 +29,20 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     stage = config.stage
     if stage.format not in ("text", "jsonl"):
         raise UserError(f"stage.format={stage.format}: text or jsonl")
-    files = list(audio_files(config.audio))
+    from_stdin = config.audio == "-"
+    if from_stdin and not stage.streaming:
+        raise UserError("audio=- is a stream: say stage.streaming=true")
+    files = [] if from_stdin else list(audio_files(config.audio))
     try:
         language = language_name(stage.language)
     except ValueError as error:
         raise UserError(f"stage.language: {error}") from error
     model, processor = load(str(stage.init_from), config.model.attn_implementation)
+    model = model.to(scoring_device(config))
+    if stage.streaming:
+        return stream(stage, files, model, processor, language)
     transcriber = Transcriber(
-        model.to(scoring_device(config)), processor, language=language,
+        model, processor, language=language,
         context=stage.context, max_new_tokens=stage.decoding.max_new_tokens,
         max_piece_seconds=stage.max_piece_seconds, batch_seconds=stage.batch_seconds)
     failed = 0
@@ -49,6 +64,93 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
             else:
                 print(f"{file}\t{result.language}\t{result.text}", flush=True)
     return {"files": float(len(files)), "failed": float(failed)}
+
+
+def stream(stage: DictConfig, files: list[Path], model: Model, processor: Qwen3ASRProcessor,
+           language: str | None) -> dict[str, float]:
+    """Print the events of each file, or of stdin if there are no files, as they come."""
+    options = OmegaConf.to_container(stage.live)
+    guard = RepetitionGuard(**options.pop("guard"))
+
+    def transcriber() -> LiveTranscriber:
+        return LiveTranscriber(model, processor, language=language, context=stage.context,
+                               guard=guard, **options)
+
+    if not files:
+        if sys.stdin.isatty():
+            raise UserError("audio=- reads raw samples from a pipe, and stdin is a terminal")
+        print_events(transcriber(), _until_interrupt(pcm_pieces(sys.stdin.buffer)),
+                     EventPrinter("-", stage.format))
+    failed = 0
+    for file in files:
+        live = transcriber()
+        try:
+            waveform = decode(file)
+        except DataError as error:
+            failed += 1
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        pieces = (waveform[at:at + SAMPLE_RATE] for at in range(0, len(waveform), SAMPLE_RATE))
+        print_events(live, pieces, EventPrinter(str(file), stage.format))
+    return {"files": float(len(files)), "failed": float(failed)}
+
+
+def print_events(live: LiveTranscriber, pieces: Iterable[np.ndarray], show: "EventPrinter") -> None:
+    """Everything that was heard is printed before a DataError of the pieces is raised again."""
+    failure = None
+    try:
+        for piece in pieces:
+            for event in live.accept(piece):
+                show(event)
+    except DataError as error:
+        failure = error
+    for event in live.finish():
+        show(event)
+    if failure is not None:
+        raise failure
+
+
+def _until_interrupt(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Ctrl-C while waiting for audio ends the stream, and its last words are still printed."""
+    try:
+        yield from pieces
+    except KeyboardInterrupt:
+        return
+
+
+@dataclass
+class EventPrinter:
+    """Events to stdout as JSON lines; or as text, final ones to stdout and partial ones to stderr,
+    on a terminal in one line that is written over."""
+
+    name: str
+    format: str
+
+    def __call__(self, event: Event) -> None:
+        """Segments without words are left out of text."""
+        if self.format == "jsonl":
+            row = asdict(event) | {"start": round(event.start, 3), "end": round(event.end, 3),
+                                   "audio": self.name}
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+            return
+        over_write = sys.stderr.isatty()
+        if event.kind == "partial":
+            line = f"\r{_last_columns(event.text)}\x1b[K" if over_write else \
+                f"{self.name}\t{event.language}\t{event.text}\n"
+            print(line, end="", file=sys.stderr, flush=True)
+            return
+        if over_write:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        if event.text:
+            print(f"{self.name}\t{event.language}\t{event.text}", flush=True)
+
+
+def _last_columns(text: str) -> str:
+    """The end of ``text`` that fits into a line of the terminal; hanzi take two columns."""
+    width = shutil.get_terminal_size().columns - 1
+    while cell_len(text) > width:
+        text = text[1:]
+    return text
 
 
 def audio_files(given) -> Iterator[Path]:

@@ -59,7 +59,7 @@ def found_places(waveform: np.ndarray, expected: list[float]) -> list[float]:
     return [float((times * power)[n].sum() / power[n].sum()) for n in near]
 
 
-@pytest.mark.parametrize("change, tolerance", [(change_speed, 0.001), (change_tempo, 0.015)])
+@pytest.mark.parametrize("change, tolerance", [(change_speed, 0.001), (change_tempo, 0.012)])
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
 def test_word_times_point_to_the_words(change, tolerance, factor):
     places, waveform = [0.5, 1.3, 2.8, 4.6], bursts([0.5, 1.3, 2.8, 4.6], 5.0)
@@ -67,14 +67,15 @@ def test_word_times_point_to_the_words(change, tolerance, factor):
     record = {"words": [["w", place, place + 0.01] for place in places]}
     told = [start for _, start, _ in scale_times(record, factor, len(changed) / RATE)["words"]]
     assert found_places(waveform, places) == pytest.approx(places, abs=0.005)
-    assert found_places(changed, told) == pytest.approx(told, abs=tolerance)
+    late = np.subtract(found_places(changed, told), told)
+    assert np.abs(late).max() < tolerance and np.abs(late.mean()) < 0.8 * tolerance
 
 
 @pytest.mark.parametrize("semitones", [-3.0, 3.0])
 def test_pitch_leaves_words_in_their_places(semitones):
     places = [0.5, 1.3, 2.8]
     changed = change_pitch(bursts(places, 3.3), semitones)
-    assert found_places(changed, places) == pytest.approx(places, abs=0.015)
+    assert found_places(changed, places) == pytest.approx(places, abs=0.012)
 
 
 def test_tempo_keeps_the_ends_of_a_clip():

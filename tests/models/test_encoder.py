@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3ASREncoder, Qwen3ASREncoderConfig
 
 from qwen3asr_train.models.encoder import batch_windows, plan_windows
@@ -30,9 +31,13 @@ def padded(frames: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 1700), min_size=1, max_size=5), st.integers(1, 8))
-def test_equal_to_transformers_for_every_window_and_ragged_batch(pair, frames, window):
+@given(st.lists(st.integers(1, 1700), min_size=1, max_size=5), st.integers(1, 8),
+       st.sampled_from([None, 1, 3]), st.sampled_from(["sdpa", "eager"]))
+def test_equal_to_transformers_for_every_window_and_ragged_batch(pair, frames, window, conv_chunks,
+                                                                 attention):
     reference, ours = pair
+    ours.conv_chunks = conv_chunks
+    reference.set_attn_implementation(attention)
     if max(frames) < 100:
         window = 8  # transformers derives the window from the longest chunk of the batch
     features, mask = padded(frames)
@@ -57,6 +62,54 @@ def test_gradients_equal_transformers(pair):
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-3, rtol=1e-3,
                                    msg=lambda text, name=name: f"{name}: {text}")
+
+
+def results(encoder, features, lengths, clips) -> dict[str, torch.Tensor]:
+    """Tokens and gradients."""
+    encoder.zero_grad()
+    tokens = encoder(features, chunk_lengths=lengths, clip_chunks=clips).last_hidden_state
+    tokens.square().cos().sum().backward()
+    return {"tokens": tokens.detach()} | {name: p.grad.clone()
+                                          for name, p in encoder.named_parameters()}
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts convolutions."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.count += operator is torch.ops.aten.convolution.default
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("conv_kept", "checkpointing"), [(256, False), (7, False), (256, True)],
+                         ids=["kept", "partly-kept", "checkpointing"])
+def test_slices_change_nothing(pair, conv_kept, checkpointing):
+    encoder = copy.deepcopy(pair[1]).train()
+    batch = encoder._pack(*padded([1234, 57, 301]))  # 18 chunks
+    encoder.conv_chunks, encoder.conv_kept = 10**6, 10**6
+    expected = results(encoder, *batch)
+    encoder.conv_chunks, encoder.conv_kept = 3, conv_kept
+    if checkpointing:
+        encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    with Convolutions() as convolutions:
+        found = results(encoder, *batch)
+    assert convolutions.count == 2 * 6  # six slices; only the first convolution is made again
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-4,
+                                   msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_recomputed_in_bfloat16(pair):
+    encoder = copy.deepcopy(pair[1])
+    batch = encoder._pack(*padded([850, 120]))
+    encoder.conv_chunks, encoder.conv_kept = 4, 4
+    expected = results(encoder, *batch)["tokens"]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = results(encoder, *batch)
+    assert (found.pop("tokens").float() - expected).abs().mean() < 0.02
+    assert all(gradient.isfinite().all() for gradient in found.values())
 
 
 def test_a_clip_does_not_depend_on_its_neighbours(pair):

@@ -79,3 +79,25 @@ def test_features_runs(tmp_path):
     assert done.stdout.splitlines()[-1].startswith("speedup=")
     result = json.loads(figures.read_text())
     assert result["max_difference"] < 1e-4 and result["speedup"] > 0
+
+
+def test_encoder_runs(tmp_path):
+    figures = tmp_path / "encoder.json"
+    done = subprocess.run(
+        [sys.executable, RECIPES / "encoder.py", "--small", "--rounds", "1", "--threads", "1",
+         "--theirs", "--json", figures], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(figures.read_text())
+    assert result["speed"]["output_difference"] < 1e-4
+    assert result["speed"]["gradient_difference"] < 1e-4
+    assert result["speed"]["speedup"] > 0
+    assert result["memory"]["ours"]["peak_mib"] > 0 and result["memory"]["theirs"]["peak_mib"] > 0
+    assert [row["tokens"] for row in result["long"]["rows"]] == [13, 26]
+
+
+def test_encoder_reports_too_little_memory():
+    done = subprocess.run(
+        [sys.executable, RECIPES / "encoder.py", "memory", "--limit-gib", "1", "--threads", "1"],
+        capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "this library  more than 1 GiB" in done.stdout
