@@ -18,8 +18,8 @@ CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "config
 """The config tree: inside an installed wheel, or beside the package in a checkout."""
 
 SHORTHANDS = {"init_from": "stage.init_from", "init_from_encoder": "stage.init_from_encoder",
-              "format": "stage.format",
-              "language": "stage.language", "context": "stage.context"}
+              "format": "stage.format", "language": "stage.language",
+              "context": "stage.context", "streaming": "stage.streaming"}
 """Fields of the stage that may be written without ``stage.``."""
 
 HEADLINE = ("test/wer", "test/wer_low", "test/wer_high", "test/cer", "test/lid_accuracy",
