@@ -111,6 +111,8 @@ class Fragile(TrainingModule):
             "schedule": "constant", "final_lr_share": 0.0, "decay_share": 0.1},
             {"max_nonfinite_steps": limit, "log_every": 1}, seed=0)
         self.bad_steps = bad_steps
+        for parameter in self.model.parameters():
+            nn.init.ones_(parameter)  # far enough from the minimum for every step to go down
 
     def summed_losses(self, inputs):
         loss = self.model(inputs["x"]).square().sum()

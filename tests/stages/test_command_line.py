@@ -30,7 +30,6 @@ def last_error(done) -> str:
     (["stage=sft", "learning_rate=1"], "no config field 'learning_rate'"),
     (["stage=sft", "+trainer.max_step=1"], "unknown config key 'trainer.max_step'"),
     (["stage=aut", "data.train={a: x, b: x}"], "no shards at 'x'"),
-    (["stage=aut", "stage.evaluation.windows.x=1"], "stage.evaluation.windows"),
     (["stage=sft", "model=huge"], "Could not find 'model/huge' Available options"),
     (["stage=evaluate", "data.test=x"], "stage.init_from is not set"),
     (["stage=sft", "data.train=/nowhere"], "no shards at '/nowhere'"),
