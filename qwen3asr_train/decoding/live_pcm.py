@@ -17,7 +17,7 @@ def pcm_pieces(stream: BinaryIO, name: str = "stdin") -> Iterator[np.ndarray]:
     bytes arrive apart is put together. DataError if there is no sample, for a WAV file (its header
     is no audio) and, after all samples, if a byte is left over.
     """
-    read = getattr(stream, "read1", stream.read)
+    read = stream.read1 if hasattr(stream, "read1") else stream.read
     data = read(_READ_BYTES)
     while 0 < len(data) < 4 and (more := read(_READ_BYTES)):  # enough to know a header by
         data += more
