@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SPARE_DRAWS = 8
+"""Names drawn beyond those wanted, for the ones that turn out to be in the transcript."""
+
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f]")
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
@@ -125,12 +128,12 @@ class ContextBuilder:
         return int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
 
     def _distractors(self, record: dict, count: int, rng: np.random.Generator) -> list[str]:
-        """Entities of other samples that are not in this one."""
+        """``count`` entities of other samples that are not in this one (fewer from a small pool)."""
         pool, text = self.table.pool, record["text"].casefold()
         if not pool or not count:
             return []
-        drawn = rng.choice(len(pool), size=min(len(pool), count), replace=False)
-        return [pool[i] for i in drawn if pool[i].casefold() not in text]
+        drawn = rng.choice(len(pool), size=min(len(pool), count + SPARE_DRAWS), replace=False)
+        return [pool[i] for i in drawn if pool[i].casefold() not in text][:count]
 
     def _list(self, names: list[str], rng: np.random.Generator) -> str:
         if not names:

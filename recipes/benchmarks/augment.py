@@ -2,8 +2,9 @@
 
     python recipes/benchmarks/augment.py [--small] [--json FILE]
 
-Each step alone, and all of them, in CPU milliseconds per second of audio on one core; then a
-DataLoader over synthetic shards with 0, 1 and 2 workers. README.md beside it says how to read it.
+Each step alone, and what all of them cost, in CPU milliseconds per second of audio on one core;
+then a DataLoader over synthetic shards with 0, 1 and 2 workers. README.md beside it says how to
+read it.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -65,14 +67,24 @@ def write_data(folder: Path, waveforms: list[np.ndarray]) -> tuple[Path, str]:
     return noises, str(writer.paths[0])
 
 
-def ways(noises: Path) -> dict[str, Augmentation]:
-    """Every step on its own, all of them for each clip, and the recipe."""
+def single_steps(noises: Path) -> dict[str, Augmentation]:
+    """Every step, and every codec, on its own for each clip."""
     files = {"noise_files": str(noises), "babble_files": str(noises)}
     single = {step: Augmentation(**{f"{step}_share": 1.0}, **files) for step in STEPS}
-    coded = {f"codec {name}": Augmentation(codec_share=1.0, codecs=(name,)) for name in CODECS}
-    everything = {f"{step}_share": 1.0 for step in (*STEPS, "codec")} | SPECAUGMENT
-    return single | coded | {"all": Augmentation(**everything, **files),
-                             "recipe": Augmentation(**RECIPE, **files)}
+    return single | {f"codec {name}": Augmentation(codec_share=1.0, codecs=(name,))
+                     for name in CODECS}
+
+
+def recipe(noises: Path) -> Augmentation:
+    """All steps, by the shares of a training run."""
+    return Augmentation(**RECIPE, noise_files=str(noises), babble_files=str(noises))
+
+
+def expected_cost(costs: dict[str, float], options: Augmentation) -> float:
+    """CPU ms per second of audio that ``options`` cost on average, from those of the steps."""
+    coding = sum(costs[f"codec {name}"] for name in options.codecs) / len(options.codecs)
+    return options.codec_share * coding + costs["SpecAugment"] + sum(
+        getattr(options, f"{step}_share") * costs[step] for step in STEPS)
 
 
 def cpu_ms_per_second(work: Callable[[int, np.ndarray], object], waveforms: list[np.ndarray],
@@ -90,7 +102,8 @@ def cpu_ms_per_second(work: Callable[[int, np.ndarray], object], waveforms: list
 
 
 def costs(waveforms: list[np.ndarray], noises: Path, rounds: int) -> dict[str, float]:
-    """CPU ms per second of audio of reading, of features, and of every way."""
+    """CPU ms per second of audio of reading, of features, of every step; and what follows for all
+    of them one after another and for the recipe."""
     coded = {number: encode(waveform, "flac") for number, waveform in enumerate(waveforms)}
     mels = [log_mel(waveform) for waveform in waveforms]
     masks = Augmentation(**SPECAUGMENT)
@@ -98,10 +111,13 @@ def costs(waveforms: list[np.ndarray], noises: Path, rounds: int) -> dict[str, f
              "log-mel": lambda _, waveform: log_mel(waveform),
              "SpecAugment": lambda number, _: masks.features(
                  mels[number], sample_rng(0, 0, str(number)))}
-    for name, options in ways(noises).items():
+    for name, options in single_steps(noises).items():
         found[name] = lambda number, waveform, options=options: options.waveform(
             waveform, sample_rng(0, 0, str(number)))
-    return {name: cpu_ms_per_second(work, waveforms, rounds) for name, work in found.items()}
+    spent = {name: cpu_ms_per_second(work, waveforms, rounds) for name, work in found.items()}
+    options = recipe(noises)
+    always = replace(options, **{f"{step}_share": 1.0 for step in (*STEPS, "codec")})
+    return spent | {"all": expected_cost(spent, always), "recipe": expected_cost(spent, options)}
 
 
 def rates(shard: str, noises: Path, workers: tuple[int, ...], steps: int, batch_seconds: float
@@ -110,7 +126,7 @@ def rates(shard: str, noises: Path, workers: tuple[int, ...], steps: int, batch_
     plan = BatchPlan.from_paths({"train": [shard]}, batch_seconds=batch_seconds, seed=0)
     prompts = PromptBuilder(train_tokenizer(["turn on the light"] * 3, 300))
     rows = []
-    for name, options in (("none", IDENTITY), ("recipe", ways(noises)["recipe"])):
+    for name, options in (("none", IDENTITY), ("recipe", recipe(noises))):
         dataset = SpeechDataset(prompts, augmentation=options)
         rows += [{"augmentation": name, "workers": count, **delivered(dataset, plan, count, steps)}
                  for count in workers]
