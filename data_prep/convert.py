@@ -39,6 +39,7 @@ from data_prep.samples import (
 )
 from qwen3asr_train.data.shards import index_path, read_summary
 from qwen3asr_train.errors import DataError, UserError
+from qwen3asr_train.evaluation.languages import known_language, language_name
 
 __all__ = ["AUDIO_FORMATS", "Bad", "FileSpan", "Item", "Summary", "convert", "make_key"]
 
@@ -124,8 +125,6 @@ class _Labels:
 
     def _name(self, value: str) -> str | None:
         if value not in self._known:
-            # Here and not at the top: it loads transformers, which takes seconds in each worker.
-            from qwen3asr_train.evaluation.text import known_language, language_name
             try:
                 self._known[value] = (known_language if self._any else language_name)(value)
             except ValueError as error:

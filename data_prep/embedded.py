@@ -5,8 +5,9 @@
 Sentences come from small closed grammars (:mod:`data_prep.sentences`), voices from espeak-ng
 (:mod:`data_prep.espeak`). Validation and test hold sentences *and* voice variants that training
 never uses; which sentence goes where follows from a hash of its text. On request some samples are
-two voices that take turns, or sounds (:mod:`data_prep.sounds`). A corpus lies in a folder
-named by the hash of its config and is checked when it is used; a damaged one is made again.
+two voices that take turns, hold a name of several spellings, or are sounds
+(:mod:`data_prep.sounds`). A corpus lies in a folder named by the hash of its config and is checked
+when it is used; a damaged one is made again.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import os
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_prep.espeak import INTELLIGIBLE_VARIANTS, Espeak, EspeakNotInstalled
-from data_prep.sentences import DOMAINS, LANGUAGES, sentence
+from data_prep.sentences import DOMAINS, LANGUAGES, SpelledSentence, sentence, spelled_sentence
 from data_prep.sounds import KINDS, make_sound
 from qwen3asr_train.data.audio import SAMPLE_RATE, encode, to_mono_16k
 from qwen3asr_train.data.plan import sample_rng, sample_seed
 from qwen3asr_train.data.shards import ShardWriter, find_shards, read_summary
 from qwen3asr_train.errors import DataError, UserError
 
-VERSION = 2
+VERSION = 3
 """Part of the hash: raise it when the same config would make other samples."""
 
 SPLITS = ("train", "validation", "test")
@@ -40,6 +41,8 @@ HELD_OUT_SHARE = 0.2  # of the sentences; a third of them for validation
 UNSPACED_LANGUAGES = ("Chinese",)
 _SHARD_SAMPLES = 250
 _SOUND_SECONDS = (0.6, 3.0)
+_BABBLE_SHARE = 0.1  # of the sounds: many voices at once
+_BABBLE_VOICES = (6, 10)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Corpus:
     sentences: tuple[int, int] = (1, 1)
     sound_share: float = 0.0
     conversation_share: float = 0.0
+    entity_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,6 +67,8 @@ class Corpus:
                 self.sound_share + self.conversation_share > 1:
             raise UserError("data.corpus.sound_share and conversation_share: between 0 and 1, also "
                             "together")
+        if not 0 <= self.entity_share <= 1:
+            raise UserError(f"data.corpus.entity_share={self.entity_share}: between 0 and 1")
         for kind, given, known in (("languages", self.languages, LANGUAGES),
                                    ("domains", self.domains, DOMAINS)):
             if not given or set(given) - set(known):
@@ -98,12 +104,20 @@ def draw_sentence(language: str, split: str, domains: tuple[str, ...],
             return text, domain
 
 
+def draw_spelled(language: str, split: str, rng: np.random.Generator) -> SpelledSentence | None:
+    """A sentence of this split with a name of several spellings, which are all in one split."""
+    while True:
+        spelled = spelled_sentence(language, rng)
+        if spelled is None or split_of(spelled.said) == split:
+            return spelled
+
+
 def make_sample(corpus: Corpus, split: str, number: int) -> tuple[str, dict, bytes]:
     """Key, record and wav bytes of one sample; a pure function of its arguments."""
     rng = sample_rng(corpus.seed, 0, f"{split}/{number}")
     place = sample_seed(corpus.seed, 0, f"{split}/{number}/kind") / 2**64
     if place < corpus.sound_share:
-        record, waveform = _sound(rng)
+        record, waveform = _sound(corpus, split, rng)
     else:
         language = corpus.languages[number % len(corpus.languages)]
         speakers = 2 if place < corpus.sound_share + corpus.conversation_share else 1
@@ -118,9 +132,13 @@ def _speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.ra
     """One sentence or several, with ``speakers`` voices that take turns."""
     fewest, most = corpus.sentences
     count = max(speakers, int(rng.integers(fewest, most + 1)) if most > 1 else 1)
+    spelled = draw_spelled(language, split, rng) \
+        if corpus.entity_share and rng.random() < corpus.entity_share else None
+    spelled_place = int(rng.integers(count)) if spelled else -1
     texts, words, waveforms, domains, turns, start = [], [], [], [], [], 0.0
     for number in range(count):
-        text, domain = draw_sentence(language, split, corpus.domains, rng)
+        text, domain = (spelled.text, "spellings") if number == spelled_place else \
+            draw_sentence(language, split, corpus.domains, rng)
         if number < speakers:
             left = [v for v in voices(split) if v not in {turn["variant"] for turn in turns}]
             turns.append({"variant": str(rng.choice(left)), "rate": int(rng.integers(140, 211)),
@@ -137,15 +155,33 @@ def _speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.ra
     if len(set(domains)) == 1:
         meta["domain"] = domains[0]
     joiner = "" if language in UNSPACED_LANGUAGES else " "
-    return {"text": joiner.join(texts), "language": language, "task": "asr", "words": words,
-            "meta": meta}, np.concatenate(waveforms)
+    record = {"text": joiner.join(texts), "language": language, "task": "asr", "words": words,
+              "meta": meta}
+    if spelled:
+        record["entities"] = [spelled.entity]
+        meta["sounds_like"] = list(spelled.others)
+    return record, np.concatenate(waveforms)
 
 
-def _sound(rng: np.random.Generator) -> tuple[dict, np.ndarray]:
-    """Anything but speech."""
-    kind = str(rng.choice(list(KINDS)))
-    waveform = make_sound(kind, rng.uniform(*_SOUND_SECONDS), rng)
+def _sound(corpus: Corpus, split: str, rng: np.random.Generator) -> tuple[dict, np.ndarray]:
+    """Anything but speech that can be made out."""
+    if rng.random() < _BABBLE_SHARE:
+        kind, waveform = "babble", _babble(corpus, split, rng)
+    else:
+        kind = str(rng.choice(list(KINDS)))
+        waveform = make_sound(kind, rng.uniform(*_SOUND_SECONDS), rng)
     return {"text": "", "language": None, "task": "nonspeech", "meta": {"sound": kind}}, waveform
+
+
+def _babble(corpus: Corpus, split: str, rng: np.random.Generator) -> np.ndarray:
+    """Many voices at once, equally loud, each of them beginning somewhere in its sentence."""
+    single = replace(corpus, sentences=(2, 2), conversation_share=0.0, entity_share=0.0)
+    mixed = np.zeros(int(rng.uniform(*_SOUND_SECONDS) * SAMPLE_RATE), dtype=np.float32)
+    for _ in range(int(rng.integers(_BABBLE_VOICES[0], _BABBLE_VOICES[1] + 1))):
+        _, waveform = _speech(single, split, str(rng.choice(corpus.languages)), 1, rng)
+        waveform = np.roll(np.resize(waveform, len(mixed)), int(rng.integers(len(mixed))))
+        mixed += waveform / max(1e-6, float(np.sqrt(np.mean(waveform ** 2))))
+    return mixed * (rng.uniform(0.2, 0.7) / max(1e-6, float(np.abs(mixed).max())))
 
 
 def _write_shard(corpus: Corpus, split: str, folder: Path, shard: int, samples: range) -> int:
@@ -230,6 +266,8 @@ def main() -> int:
                         help="of the samples: sounds without speech (default: %(default)s)")
     parser.add_argument("--conversation-share", type=float, default=0.0, metavar="SHARE",
                         help="of the samples: two voices, one after the other")
+    parser.add_argument("--entity-share", type=float, default=0.0, metavar="SHARE",
+                        help="of the speech: a name of several spellings, listed in `entities`")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args())
     folder = options.pop("out")

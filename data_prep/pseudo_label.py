@@ -21,6 +21,7 @@ from data_prep.pseudo_shard import Claims, Labelled, Plan, earlier
 from data_prep.samples import Receipt, write_atomically
 from qwen3asr_train.data.shards import find_shards, read_summary
 from qwen3asr_train.errors import DataError, UserError
+from qwen3asr_train.evaluation.languages import known_language, language_name
 
 _POLL = 5.0  # seconds between looks at shards that another process is writing
 
@@ -226,8 +227,6 @@ def _settings(args: argparse.Namespace) -> dict:
 
 
 def _language(args: argparse.Namespace) -> str | None:
-    # Here and not at the top: it loads transformers, and --help and errors need not wait for it.
-    from qwen3asr_train.evaluation.text import known_language, language_name
     try:
         return (known_language if args.any_language else language_name)(args.language)
     except ValueError as error:

@@ -36,7 +36,7 @@ from qwen3asr_train.decoding.transcriber import (
     split_at_quiet,
 )
 from qwen3asr_train.errors import UserError
-from qwen3asr_train.evaluation.text import known_language
+from qwen3asr_train.evaluation.languages import known_language
 
 _OURS = ("qwen3_asr", "qwen3_asr_encoder")
 _CTC = modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES

@@ -4,6 +4,9 @@ A grammar (``grammars/LANGUAGE.yaml``) has named ``lists`` of words and, per dom
 whose ``{slots}`` draw from them. A test sentence is thus made of words heard in training, in a
 combination that was not. Text is a plain transcript: numbers in words, no punctuation. No two
 words of a language sound alike to espeak-ng, so every sentence can be told from its audio.
+
+The exception is on purpose: sentences with a name that has several spellings
+(``grammars/spellings.yaml``), for which a recogniser needs the context.
 """
 
 import re
@@ -11,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from types import MappingProxyType
 
 import numpy as np
@@ -54,8 +58,16 @@ class _Grammar:
 def _grammar(language: str) -> _Grammar:
     if language not in LANGUAGES:
         raise ValueError(f"no grammar for {language!r}, only for {', '.join(LANGUAGES)}")
-    text = files("data_prep").joinpath("grammars", f"{language.lower()}.yaml").read_text("utf-8")
-    return _Grammar(**yaml.safe_load(text))
+    return _Grammar(**yaml.safe_load(_grammar_file(language.lower()).read_text("utf-8")))
+
+
+@cache
+def _spellings() -> dict[str, dict[str, list]]:
+    return yaml.safe_load(_grammar_file("spellings").read_text("utf-8"))
+
+
+def _grammar_file(name: str) -> Traversable:
+    return files("data_prep").joinpath("grammars", f"{name}.yaml")
 
 
 def sentence(language: str, domain: str, rng: np.random.Generator) -> str:
@@ -67,15 +79,44 @@ def sentence(language: str, domain: str, rng: np.random.Generator) -> str:
     grammar = _grammar(language)
     if domain not in grammar.domains:
         raise ValueError(f"no domain {domain!r}, only {', '.join(DOMAINS)}")
+    return _filled(_choice(grammar.domains[domain], rng), grammar.lists, rng)
+
+
+@dataclass(frozen=True)
+class SpelledSentence:
+    """``entity``: the name in ``text`` that has ``others``, spellings that sound the same;
+    ``said``: the same for all of them."""
+
+    text: str
+    entity: str
+    others: tuple[str, ...]
+    said: str
+
+
+def spelled_sentence(language: str, rng: np.random.Generator) -> SpelledSentence | None:
+    """A sentence whose name could be spelled otherwise; None for a language without such names."""
+    if language not in _spellings():
+        return None
+    spellings = _spellings()[language]
+    names = spellings["names"][rng.integers(len(spellings["names"]))]
+    entity = _choice(names, rng)
+    template = _filled(_choice(spellings["sentences"], rng).replace("{entity}", "<>"),
+                       _grammar(language).lists, rng)
+    return SpelledSentence(template.replace("<>", entity), entity,
+                           tuple(name for name in names if name != entity),
+                           template.replace("<>", names[0]))
+
+
+def _filled(template: str, lists: Mapping[str, Sequence[str]], rng: np.random.Generator) -> str:
     taken: set[tuple[str, str]] = set()
 
     def fill(slot: re.Match) -> str:
         name = slot[1]
-        item = _choice([item for item in grammar.lists[name] if (name, item) not in taken], rng)
+        item = _choice([item for item in lists[name] if (name, item) not in taken], rng)
         taken.add((name, item))
         return _SLOT.sub(fill, item)
 
-    return _SLOT.sub(fill, _choice(grammar.domains[domain], rng))
+    return _SLOT.sub(fill, template)
 
 
 def vocabulary(language: str) -> set[str]:

@@ -83,6 +83,29 @@ def _knocks(time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return waveform
 
 
+def _music(time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Plucked notes of a scale over a held chord."""
+    root = 110 * 2 ** (rng.integers(12) / 12)
+    scale = root * 2 ** (np.array([0, 2, 4, 5, 7, 9, 11, 12, 14, 16]) / 12)
+    waveform = sum(0.2 * np.sin(2 * np.pi * root * 2 ** (step / 12) * time) for step in (0, 4, 7))
+    beat = rng.uniform(0.15, 0.5)
+    for start in np.arange(0, time[-1], beat):
+        since = np.maximum(time - start, 0)
+        pitch = 2 * rng.choice(scale)
+        note = sum(np.sin(2 * np.pi * k * pitch * since) / k for k in range(1, 5))
+        waveform = waveform + note * np.exp(-since / beat) * (time >= start)
+    return waveform
+
+
+def _breath(time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Broad noise around 1 kHz, in and out."""
+    spectrum = np.fft.rfft(rng.standard_normal(len(time)))
+    frequency = np.maximum(np.fft.rfftfreq(len(time), 1 / RATE), 1)
+    octaves = np.log2(frequency / rng.uniform(600, 1800))
+    noise = np.fft.irfft(spectrum * np.exp(-(octaves / rng.uniform(0.7, 1.5)) ** 2), len(time))
+    return noise * np.sin(np.pi * (time / rng.uniform(0.8, 2.0) + rng.uniform(0, 1))) ** 2
+
+
 def _silence(time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Nothing."""
     return np.zeros(len(time))
@@ -90,6 +113,6 @@ def _silence(time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 KINDS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "noise": _noise, "wind": _wind, "hum": _hum, "tone": _tone, "beeps": _beeps, "siren": _siren,
-    "knocks": _knocks, "silence": _silence,
+    "knocks": _knocks, "music": _music, "breath": _breath, "silence": _silence,
 }
 """Kind of sound -> what makes it from times ``(samples,)`` in seconds."""

@@ -73,6 +73,10 @@ def main() -> int:
         return command_line.report_error(str(error))
     except hydra.errors.HydraException as error:
         return command_line.report_error(command_line.explain(error))
+    except (ValueError, TypeError) as error:
+        if HydraConfig.initialized():
+            raise  # from a stage, not from composing the config: not the user's mistake
+        return command_line.report_error(command_line.explain(error))
     except KeyboardInterrupt:
         return command_line.report_error("stopped; go on with resume=auto", status=130)
     return 0

@@ -22,6 +22,9 @@ SHORTHANDS = {"init_from": "stage.init_from", "init_from_encoder": "stage.init_f
               "context": "stage.context", "streaming": "stage.streaming"}
 """Fields of the stage that may be written without ``stage.``."""
 
+OWN_NAMES = ("stage.conditions.", "suite.")
+"""Fields below which users put names of their own."""
+
 HEADLINE = ("test/wer", "test/wer_low", "test/wer_high", "test/cer", "test/lid_accuracy",
             "val/wer", "train/loss", "train/padding_share", "train/steps", "train/seconds")
 
@@ -44,7 +47,8 @@ def check_arguments(arguments: list[str]) -> list[str]:
         if stage not in stages:
             raise UserError(f"no stage '{stage}' (stages: {', '.join(stages)})")
     if named == ["transcribe"]:  # its results go to stdout; it leaves no run folder
-        expanded += ["hydra.run.dir=.", "hydra.output_subdir=null"]
+        at = expanded.index("stage=transcribe")  # argparse wants all overrides in one place
+        expanded[at:at] = ["hydra.run.dir=.", "hydra.output_subdir=null"]
     return expanded
 
 
@@ -56,7 +60,7 @@ def refuse_unknown_keys(config: DictConfig) -> None:
     known = compose("config", overrides=overrides)
     defined = _paths(known)
     # below a field that is null or {} by default stand names of the user's own
-    free = tuple(f"{path}." for path, value in defined.items() if value in (None, {}))
+    free = (*OWN_NAMES, *(f"{path}." for path, value in defined.items() if value in (None, {})))
     unknown = sorted(path for path in _paths(config).keys() - defined.keys()
                      if not path.startswith(free))
     if unknown:

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -82,14 +82,22 @@ class Context:
         return self.entities + self.distractors + self.background + self.instructions > 0
 
 
+@dataclass(frozen=True)
+class DrawnContext:
+    """The system message, and the names that are listed in it."""
+
+    text: str
+    names: tuple[str, ...] = ()
+
+
 class ContextBuilder:
     """Draws the system message of a sample; ``texts``: transcripts that background is made of."""
 
     def __init__(self, options: Context, table: EntityTable, texts: Sequence[str]):
         self.options, self.table, self.texts = options, table, list(texts)
 
-    def build(self, record: dict, rng: np.random.Generator) -> str:
-        """A context for the record; ``""`` for none."""
+    def draw(self, record: dict, rng: np.random.Generator) -> DrawnContext:
+        """A context for the record; an empty one for none."""
         options, place = self.options, rng.random()
         for share, make in ((options.entities, self._with_entities),
                             (options.distractors, self._distractors_only),
@@ -98,29 +106,31 @@ class ContextBuilder:
             if place < share:
                 return make(record, rng)
             place -= share
-        return record.get("context") or ""
+        return DrawnContext(record.get("context") or "")
 
-    def _with_entities(self, record: dict, rng: np.random.Generator) -> str:
+    def _with_entities(self, record: dict, rng: np.random.Generator) -> DrawnContext:
         entities = self.table.entities_of(record, self.options.most_entities)
         length = self._length(rng)
         names = entities + self._distractors(record, max(0, length - len(entities)), rng)
         return self._list([names[i] for i in rng.permutation(len(names))], rng)
 
-    def _distractors_only(self, record: dict, rng: np.random.Generator) -> str:
+    def _distractors_only(self, record: dict, rng: np.random.Generator) -> DrawnContext:
         return self._list(self._distractors(record, self._length(rng), rng), rng)
 
-    def _background(self, record: dict, rng: np.random.Generator) -> str:
+    def _background(self, record: dict, rng: np.random.Generator) -> DrawnContext:
         """What other samples say, as a document that the talk may or may not be about."""
         chosen = rng.choice(len(self.texts), size=min(len(self.texts), self._length(rng)),
                             replace=False)
-        return " ".join(self.texts[i] for i in chosen if self.texts[i] != record["text"])
+        return DrawnContext(" ".join(self.texts[i] for i in chosen
+                                     if self.texts[i] != record["text"]))
 
-    def _instruction(self, record: dict, rng: np.random.Generator) -> str:
+    def _instruction(self, record: dict, rng: np.random.Generator) -> DrawnContext:
         """An order, by itself or behind a list."""
         order = str(rng.choice(self.options.orders))
         if rng.random() < 0.5:
-            return order
-        return f"{self._distractors_only(record, rng)}\n{order}"
+            return DrawnContext(order)
+        names = self._distractors_only(record, rng)
+        return replace(names, text=f"{names.text}\n{order}")
 
     def _length(self, rng: np.random.Generator) -> int:
         """Entries of a list, log-uniform: short lists are as common as long ones."""
@@ -128,15 +138,19 @@ class ContextBuilder:
         return int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
 
     def _distractors(self, record: dict, count: int, rng: np.random.Generator) -> list[str]:
-        """``count`` entities of other samples that are not in this one (fewer from a small pool)."""
-        pool, text = self.table.pool, record["text"].casefold()
+        """``count`` entities of other samples that are not in this one, nor sound like one of its
+        own (the record's ``meta.sounds_like``); fewer from a small pool."""
+        pool = self.table.pool
+        text = " ".join([record["text"], *(record.get("meta") or {}).get("sounds_like", ())]
+                        ).casefold()
         if not pool or not count:
             return []
         drawn = rng.choice(len(pool), size=min(len(pool), count + SPARE_DRAWS), replace=False)
         return [pool[i] for i in drawn if pool[i].casefold() not in text][:count]
 
-    def _list(self, names: list[str], rng: np.random.Generator) -> str:
+    def _list(self, names: list[str], rng: np.random.Generator) -> DrawnContext:
         if not names:
-            return ""
+            return DrawnContext("")
         joined = str(rng.choice(self.options.separators)).join(names)
-        return str(rng.choice(self.options.formats)).replace("{list}", joined)
+        return DrawnContext(str(rng.choice(self.options.formats)).replace("{list}", joined),
+                            tuple(names))

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from qwen3asr_train.data import augment, features
 from qwen3asr_train.data.audio import SAMPLE_RATE, decode
 from qwen3asr_train.data.collate import Example, collate, padding_share
-from qwen3asr_train.data.context import ContextBuilder
+from qwen3asr_train.data.context import ContextBuilder, DrawnContext
 from qwen3asr_train.data.partial import Part, Partial
 from qwen3asr_train.data.plan import Cell, sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
@@ -23,49 +23,63 @@ NO_QUESTIONS = Questions()
 WHOLE = Partial()
 
 
+@dataclass(frozen=True)
+class Sample:
+    """One entry as it is met: its ``waveform`` ``(samples,)`` and ``features`` ``(frames, 128)``,
+    what of it is ``part`` of the sample, the ``context``, and the ``question`` with its answer
+    (None: to be transcribed)."""
+
+    record: dict
+    waveform: np.ndarray
+    features: torch.Tensor
+    part: Part
+    question: tuple[str, str] | None
+    context: DrawnContext
+
+
 class SpeechDataset(Dataset):
     """Maps a :class:`Cell` to ``{"inputs": tensors, "meta": what is not for the model}``.
 
-    ``meta``: ``entries``, ``references``, ``languages``, ``sources`` of the samples, ``questions``
-    ((question, answer), or None where the sample is to be transcribed), ``padding`` (share),
-    ``target_tokens``, ``skipped`` (messages of samples that could not be used). A cell without a
-    usable sample becomes half a second of silence without targets, so that every rank still takes
-    part in the step.
+    ``meta``: ``entries``, ``records``, ``contexts`` and ``questions`` of the samples, ``padding``
+    (share), ``target_tokens``, ``skipped`` (messages of samples that could not be used). A cell
+    without a usable sample becomes half a second of silence without targets, so that every rank
+    still takes part in the step.
+
+    ``with_prompts``: also what generation starts from; with ``force_language`` that ends with
+    the language of the record.
     """
 
     def __init__(self, prompts: PromptBuilder, *, seed: int = 0,
                  augmentation: augment.Augmentation = augment.IDENTITY,
                  questions: Questions = NO_QUESTIONS, contexts: ContextBuilder | None = None,
                  partial: Partial = WHOLE, windows: "Windows | None" = None,
-                 with_prompts: bool = False):
+                 with_prompts: bool = False, force_language: bool = False):
         self.prompts = prompts
         self.seed, self.augmentation, self.with_prompts = seed, augmentation, with_prompts
         self.questions, self.contexts = questions, contexts
-        self.partial, self.windows = partial, windows
+        self.partial, self.windows, self.force_language = partial, windows, force_language
         self._reader = ShardReader()
 
     def __getitem__(self, cell: Cell) -> dict:
-        examples, records, kept, skipped, asked = [], [], [], [], []
+        samples, kept, examples, skipped = [], [], [], []
         for entry in cell.entries:
             try:
-                record, question, example = self._example(entry, cell.epoch)
+                sample = self.sample(entry, cell.epoch)
+                examples.append(self._example(entry, sample))
             except DataError as error:
                 skipped.append(str(error))
                 continue
-            examples.append(example)
-            records.append(record)
+            samples.append(sample)
             kept.append(entry)
-            asked.append(question)
         examples = examples or [self._blank()]
         inputs = collate(examples, self.prompts.pad_id, with_prompts=self.with_prompts)
         if self.windows is not None:
             inputs["window_chunks"] = torch.tensor(self.windows.draw(self.seed, cell.step))
         meta = {
             "entries": kept,
-            "references": [record["text"] for record in records],
-            "languages": [record.get("language") for record in records],
-            "questions": asked,
-            "sources": [record.get("source") or "" for record in records],
+            "records": [sample.record for sample in samples],
+            "contexts": [sample.context for sample in samples],
+            "questions": [sample.question for sample in samples],
             "padding": padding_share(examples),
             "target_tokens": sum(len(example.target) for example in examples),
             "step": cell.step,
@@ -73,8 +87,11 @@ class SpeechDataset(Dataset):
         }
         return {"inputs": inputs, "meta": meta}
 
-    def _example(self, entry: Entry, epoch: int
-                 ) -> tuple[dict, tuple[str, str] | None, Example]:
+    def sample(self, entry: Entry, epoch: int = 0) -> Sample:
+        """Read, decode and draw one entry; all of it follows from (seed, epoch, key).
+
+        Raises DataError, with the place, for what cannot be used.
+        """
         record, payload = self._reader.read(entry)
         if payload is None:
             raise DataError(f"{entry.name}: no audio")
@@ -90,22 +107,29 @@ class SpeechDataset(Dataset):
                 waveform = waveform[:round(part.heard * SAMPLE_RATE)]
             mel = self.augmentation.features(features.log_mel(waveform), rng)
             question = self.questions.ask(record, rng)
-            context = record.get("context") or ""
+            context = DrawnContext(record.get("context") or "")
             if question is None and self.contexts is not None:
-                context = self.contexts.build(record, rng)
-            return record, question, self._with_prompt(mel, record, part, question, context)
+                context = self.contexts.draw(record, rng)
+            return Sample(record, waveform, mel, part, question, context)
         except DataError as error:
             raise DataError(f"{entry.name}: {error}") from error
 
-    def _with_prompt(self, mel: torch.Tensor, record: dict, part: Part,
-                     question: tuple[str, str] | None, context: str) -> Example:
+    def _example(self, entry: Entry, sample: Sample) -> Example:
+        try:
+            return self._with_prompt(sample)
+        except DataError as error:
+            raise DataError(f"{entry.name}: {error}") from error
+
+    def _with_prompt(self, sample: Sample) -> Example:
+        mel, part = sample.features, sample.part
         tokens = features.audio_tokens(len(mel))
-        if question is not None:
-            asked, answer = question
+        if sample.question is not None:
+            asked, answer = sample.question
             return Example(mel, self.prompts.prompt(tokens, question=asked),
                            self.prompts.answer(answer))
-        prompt, language = self.prompts.prompt(tokens, context), record.get("language")
-        if part.written:
+        prompt = self.prompts.prompt(tokens, sample.context.text)
+        language = sample.record.get("language")
+        if part.written or self.force_language:
             return Example(mel, prompt + self.prompts.prefill(language, part.written),
                            self.prompts.answer(part.text))
         if self.partial.on and not part.text:

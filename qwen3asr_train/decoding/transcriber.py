@@ -35,7 +35,8 @@ class Transcript:
 class Transcriber:
     """Batched greedy transcription; audio beyond ``max_piece_seconds`` is cut where it is quiet.
 
-    ``language`` forces a language by prefilling ``language X<asr_text>``.
+    ``language`` forces a language by prefilling ``language X<asr_text>``. ``window``: attention
+    window of the encoder in seconds, None: the checkpoint's.
     """
 
     model: Model
@@ -45,6 +46,7 @@ class Transcriber:
     max_new_tokens: int = 256
     max_piece_seconds: float = 30.0
     batch_seconds: float = 120.0
+    window: int | None = None
 
     def __post_init__(self) -> None:
         self.model.eval()
@@ -87,6 +89,8 @@ class Transcriber:
         device = next(self.model.parameters()).device
         inputs = {name: tensor.to(device) for name, tensor in collate(
             examples, self._prompts.pad_id, with_prompts=True).items()}
+        if self.window:
+            inputs["window_chunks"] = torch.tensor(self.window)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             rows = generate(self.model, inputs, self.max_new_tokens)
         transcripts = []

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from qwen3asr_train.evaluation.text import known_language, normalise, scoring_unit, units
+from qwen3asr_train.evaluation.languages import Unit, known_language, names_language
+from qwen3asr_train.evaluation.text import mixes_scripts, units
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,10 @@ class Utterance:
     """One transcribed clip, as written and not yet normalised.
 
     `language` is that of the reference and decides how the utterance is normalised and scored;
-    None means no speech. Languages are names or codes. `duration` is in seconds.
-    `english_normaliser` as in `text.normalise`.
+    None means no speech. Languages are names or codes, of dialects too; several are joined by a
+    comma or plus (`"Chinese+English"`). `duration` is in seconds.
+    `english_normaliser` as in `text.normalise`. `context`: the system message, with the names that
+    are `listed` in it; `entities`: names in the reference that matter.
     """
 
     key: str
@@ -26,11 +29,14 @@ class Utterance:
     duration: float
     source: str = ""
     english_normaliser: str = "whisper"
+    context: str = ""
+    listed: tuple[str, ...] = ()
+    entities: tuple[str, ...] = ()
 
-    def units(self) -> tuple[list[str], list[str]]:
-        """Normalised scoring units of the reference and of the hypothesis."""
+    def units(self, unit: Unit | None = None) -> tuple[list[str], list[str]]:
+        """Normalised scoring units of the reference and of the hypothesis; see `text.units`."""
         reference, hypothesis = (
-            units(text, self.language, self.english_normaliser)
+            units(text, self.language, self.english_normaliser, unit)
             for text in (self.reference, self.hypothesis)
         )
         return reference, hypothesis
@@ -101,26 +107,28 @@ class _Table:
 
     edits: np.ndarray  # (N, 4) substitutions, deletions, insertions, hits in own scoring units
     characters: np.ndarray  # (N, 2) character errors, reference characters
+    mixed: np.ndarray  # (N, 2) errors and reference units in mixed units
+    code_switched: bool  # whether any reference mixes scripts
     flags: np.ndarray  # (N, 4) LID right, no error, empty reference, text on empty reference
     duration: np.ndarray  # (N,) s
     languages: np.ndarray  # (N,) names, "None" for no speech
 
 
-def _row(utterance: Utterance) -> tuple[list[int], list[int], list[bool], str]:
+def _row(utterance: Utterance) -> tuple[list[int], list[int], list[int], bool, list[bool], str]:
     language = known_language(utterance.language)
-    words = [
-        normalise(text, language, utterance.english_normaliser).split()
-        for text in (utterance.reference, utterance.hypothesis)
-    ]
-    characters = ["".join(side) for side in words]
-    character_counts = edit_counts(*characters)
-    counts = character_counts if scoring_unit(language) == "char" else edit_counts(*words)
+    own, characters, mixed = (utterance.units(unit) for unit in (None, "char", "mixed"))
+    character_counts, mixed_counts = edit_counts(*characters), edit_counts(*mixed)
+    # An utterance's own units are nearly always one of the two, whatever its language.
+    counts = (mixed_counts if own == mixed else character_counts if own == characters
+              else edit_counts(*own))
     no_speech = not utterance.reference.strip()
     return (
         [counts.substitutions, counts.deletions, counts.insertions, counts.hits],
         [character_counts.errors, character_counts.reference_units],
+        [mixed_counts.errors, mixed_counts.reference_units],
+        mixes_scripts(mixed[0]),
         [
-            known_language(utterance.predicted_language) == language,
+            names_language(utterance.predicted_language, language),
             counts.errors == 0,
             no_speech,
             no_speech and bool(utterance.hypothesis.strip()),
@@ -132,10 +140,13 @@ def _row(utterance: Utterance) -> tuple[list[int], list[int], list[bool], str]:
 def _table(utterances: Sequence[Utterance]) -> _Table:
     if not utterances:
         raise ValueError("cannot score an empty list of utterances")
-    edits, characters, flags, languages = zip(*map(_row, utterances), strict=True)
+    edits, characters, mixed, switched, flags, languages = zip(
+        *map(_row, utterances), strict=True)
     return _Table(
         edits=np.array(edits, dtype=np.float64),
         characters=np.array(characters, dtype=np.float64),
+        mixed=np.array(mixed, dtype=np.float64),
+        code_switched=any(switched),
         flags=np.array(flags, dtype=np.float64),
         duration=np.array([utterance.duration for utterance in utterances], dtype=np.float64),
         languages=np.array(languages),
@@ -157,6 +168,9 @@ def _summarise(table: _Table, weight: np.ndarray) -> dict[str, float]:
         "utterances": count,
         "audio_seconds": weight @ table.duration,
     }
+    if table.code_switched:
+        mixed = weight @ table.mixed
+        metrics["mer"] = mixed[0] / max(1.0, mixed[1])
     if flags[2]:
         metrics["nonspeech_false_rate"] = flags[3] / flags[2]
 
@@ -181,18 +195,24 @@ def score(utterances: Sequence[Utterance]) -> dict[str, float]:
     `wer`
         All edit errors over all reference units, not an average of averages. Each utterance is in
         the scoring unit of its own language: words, but characters for Chinese, Cantonese,
-        Japanese, Korean and Thai, where the figure is a CER. Insertions on empty references count
+        Japanese, Korean and Thai, where the figure is a CER, and mixed units for utterances in
+        several languages of both kinds ("Chinese,English"). Insertions on empty references count
         in the numerator; with no reference unit at all the denominator is 1 (as jiwer).
     `wer/<Language>`, `wer_macro`
         The same for each language, and the mean over languages. Only languages with at least one
         reference unit have one; `None` stands for references without a language.
     `cer`
         Character errors over reference characters of all utterances, spaces removed.
+    `mer`
+        Only when some reference mixes scripts (我想 go): the mixed error rate of all utterances, a
+        unit being a Han, kana, Hangul or Thai character or a word in any other script. Not jiwer's
+        `mer`, the match error rate.
     `substitutions`, `deletions`, `insertions`
         The three parts of `wer`, which they add up to.
     `lid_accuracy`, `lid_accuracy/<Language>`
         Share of utterances whose predicted language is the reference's; no language predicted where
-        there is none counts as right.
+        there is none counts as right. In a code-switched utterance any of its languages is right
+        (`languages.names_language`). A dialect counts as its output language on both sides.
     `sentence_accuracy`
         Share of utterances without an error after normalisation.
     `nonspeech_false_rate`

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from qwen3asr_train.evaluation.languages import LANGUAGES, known_language
 from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
 from qwen3asr_train.evaluation.report_attention import AttentionMap, attention_section
 from qwen3asr_train.evaluation.report_clips import LEGEND, choose_clips, utterance_card, worst
@@ -23,7 +24,7 @@ from qwen3asr_train.evaluation.report_svg import (
     series_of,
 )
 from qwen3asr_train.evaluation.report_windows import WindowScore, windows_section
-from qwen3asr_train.evaluation.text import LANGUAGES, known_language, scoring_unit
+from qwen3asr_train.evaluation.text import scoring_unit
 
 MAX_CLIPS = 8
 MAX_TILES = 12

@@ -11,10 +11,11 @@ import soundfile
 from PIL import Image
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
+from qwen3asr_train.evaluation.languages import known_language
 from qwen3asr_train.evaluation.metrics import Counts, Utterance, align, edit_counts
 from qwen3asr_train.evaluation.report_chart import pool_columns
 from qwen3asr_train.evaluation.report_svg import format_duration
-from qwen3asr_train.evaluation.text import known_language, scoring_unit
+from qwen3asr_train.evaluation.text import scoring_unit
 
 SAMPLE_RATE = 16_000
 MAX_CLIP_SECONDS = 20.0

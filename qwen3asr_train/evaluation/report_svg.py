@@ -7,6 +7,7 @@ from itertools import pairwise
 from numbers import Real
 from typing import TypeGuard
 
+from qwen3asr_train.evaluation.languages import LANGUAGES
 from qwen3asr_train.evaluation.report_chart import (
     BOTTOM,
     HEIGHT,
@@ -19,7 +20,6 @@ from qwen3asr_train.evaluation.report_chart import (
     tick_labels,
     vertical_axis,
 )
-from qwen3asr_train.evaluation.text import LANGUAGES
 
 MAX_POINTS = 500
 """Points drawn per curve; a longer history is thinned."""

@@ -51,6 +51,12 @@ class TrainingModule(lightning.LightningModule):
                 logger.rewind(self.global_step)
         self._restore_optimizer()
 
+    def transfer_batch_to_device(self, batch: dict, device: torch.device, dataloader_idx: int
+                                 ) -> dict:
+        """The tensors of ``inputs``; ``meta`` stays as it is."""
+        return batch | {"inputs": {name: tensor.to(device, non_blocking=True)
+                                   for name, tensor in batch["inputs"].items()}}
+
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         """Seed what the forward pass draws (dropout) by the step: a resumed run draws the same."""
         torch.manual_seed(sample_seed(self._seed, batch_idx, f"rank/{self.global_rank}"))

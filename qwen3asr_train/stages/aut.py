@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from qwen3asr_train.data.prompts import DecoderPrompts
 from qwen3asr_train.models import aut
 from qwen3asr_train.runtime.strategies import gather_weights
-from qwen3asr_train.stages.evaluate import finish_run
+from qwen3asr_train.stages.finish import finish_run
 from qwen3asr_train.stages.fit import RecogniserModule, SpeechData, fit, scored_entries
 from qwen3asr_train.stages.setup import build_aut, resolve_data
 from qwen3asr_train.stages.understanding import score_questions

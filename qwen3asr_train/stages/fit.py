@@ -22,7 +22,7 @@ from qwen3asr_train.evaluation.metrics import Utterance, score
 from qwen3asr_train.runtime.checkpoint import resume_from
 from qwen3asr_train.runtime.metrics import read_history
 from qwen3asr_train.runtime.training import TrainingModule, build_trainer
-from qwen3asr_train.stages.evaluate import gather_lists, read_batch
+from qwen3asr_train.stages.scoring import gather_lists, read_batch
 from qwen3asr_train.stages.setup import Splits
 
 log = logging.getLogger(__name__)

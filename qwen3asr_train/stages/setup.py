@@ -45,11 +45,7 @@ def resolve_data(data: DictConfig) -> Splits:
         if "corpus" not in data:
             raise UserError("data.train is not set: name shards (data.train=shards/mine/train), or "
                             "use data=embedded")
-        from data_prep.embedded import Corpus, ensure_corpus
-
-        options = OmegaConf.to_container(data.corpus, resolve=True)
-        folders = ensure_corpus(Corpus(**{k: tuple(v) if isinstance(v, list) else v
-                                          for k, v in options.items()}), data.cache_dir)
+        folders = embedded_folders(data)
     else:
         folders = {"train": data.train}
     folders |= {k: data[k] for k in ("validation", "test") if data[k] is not None}
@@ -64,6 +60,21 @@ def resolve_data(data: DictConfig) -> Splits:
     for path in (*splits.all_train, *splits.validation, *splits.test):
         read_summary(path)  # a missing index or a truncated tar is better known now than at hour 3
     return splits
+
+
+def embedded_folders(data: DictConfig, changes: dict | None = None) -> dict[str, str]:
+    """The embedded corpus of ``data.corpus``, with some fields changed, as folders by split."""
+    from data_prep.embedded import Corpus, ensure_corpus
+
+    if "corpus" not in data:
+        raise UserError("embedded speech is made with data=embedded")
+    options = OmegaConf.to_container(data.corpus, resolve=True) | (changes or {})
+    try:
+        corpus = Corpus(**{name: tuple(value) if isinstance(value, list) else value
+                           for name, value in options.items()})
+    except TypeError as error:
+        raise UserError(f"corpus: {error}") from error
+    return ensure_corpus(corpus, data.cache_dir)
 
 
 def as_list(value) -> list[str]:

@@ -15,8 +15,9 @@ from transformers import Qwen3ASRProcessor
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.models import asr
 from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
-from qwen3asr_train.stages.evaluate import finish_run, score_entries
+from qwen3asr_train.stages.finish import finish_run
 from qwen3asr_train.stages.fit import RecogniserModule, SpeechData, fit, scored_entries
+from qwen3asr_train.stages.scoring import score_entries
 from qwen3asr_train.stages.setup import add_lora, build_contexts, build_recogniser, resolve_data
 
 CTC_FROM_SCRATCH = 1.0

@@ -20,8 +20,8 @@ from qwen3asr_train.decoding.live_guard import RepetitionGuard
 from qwen3asr_train.decoding.live_pcm import pcm_pieces
 from qwen3asr_train.decoding.transcriber import Transcriber
 from qwen3asr_train.errors import DataError, UserError
-from qwen3asr_train.evaluation.text import language_name
-from qwen3asr_train.stages.evaluate import scoring_device
+from qwen3asr_train.evaluation.languages import language_name
+from qwen3asr_train.stages.scoring import scoring_device
 
 
 def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
@@ -44,7 +44,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     transcriber = Transcriber(
         model, processor, language=language,
         context=stage.context, max_new_tokens=stage.decoding.max_new_tokens,
-        max_piece_seconds=stage.max_piece_seconds, batch_seconds=stage.batch_seconds)
+        max_piece_seconds=stage.decoding.max_piece_seconds, batch_seconds=stage.batch_seconds)
     failed = 0
     for group in _groups(files, stage.batch_seconds):
         readable = []

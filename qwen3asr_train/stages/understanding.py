@@ -13,7 +13,7 @@ from qwen3asr_train.data.shards import Entry
 from qwen3asr_train.decoding.generate import Model, generate, prompts_for
 from qwen3asr_train.runtime.progress import show_progress
 from qwen3asr_train.runtime.strategies import rank_and_size
-from qwen3asr_train.stages.evaluate import gather_lists, scoring_device
+from qwen3asr_train.stages.scoring import gather_lists, scoring_device
 
 
 def score_questions(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from transformers import Qwen3ASRProcessor
 
 from qwen3asr_train.data.audio import SAMPLE_RATE, decode
+from qwen3asr_train.data.context import DrawnContext
 from qwen3asr_train.data.features import chunk, log_mel
 from qwen3asr_train.data.plan import evaluation_cells
 from qwen3asr_train.data.prompts import DecoderPrompts
@@ -14,16 +15,21 @@ from qwen3asr_train.data.shards import Entry, ShardReader
 from qwen3asr_train.decoding.generate import ends_of, trim
 from qwen3asr_train.decoding.streaming import EncoderSession
 from qwen3asr_train.errors import DataError
-from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
+from qwen3asr_train.evaluation.metrics import bootstrap_interval, score
 from qwen3asr_train.evaluation.report_attention import AttentionMap
 from qwen3asr_train.evaluation.report_windows import WindowScore
 from qwen3asr_train.models.aut import AuT
 from qwen3asr_train.models.aut_decoder import Memory
 from qwen3asr_train.runtime.progress import show_progress
 from qwen3asr_train.runtime.strategies import rank_and_size
-from qwen3asr_train.stages.evaluate import gather_lists, read_batch, score_entries, scoring_device
-
-Results = list[tuple[Utterance, Entry]]
+from qwen3asr_train.stages.scoring import (
+    Condition,
+    Results,
+    gather_lists,
+    read_batch,
+    score_entries,
+    scoring_device,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ def score_windows(model: AuT, processor: Qwen3ASRProcessor, entries: list[Entry]
     """The test set at every window of ``stage.evaluation``, the longest offline one first."""
     options = config.stage.evaluation
     scored = [(Setting(seconds), Scored(score_entries(
-        model, processor, entries, config, *rank_and_size(), window=seconds)))
+        model, processor, entries, config, *rank_and_size(),
+        Condition(f"windows of {seconds} s", window=seconds))))
         for seconds in sorted(options.windows, reverse=True)]
     if options.streaming_window:
         scored.append((Setting(options.streaming_window, streaming=True),
@@ -101,9 +108,8 @@ def score_streams(model: AuT, processor: Qwen3ASRProcessor, entries: list[Entry]
         prompts = start.repeat(len(tokens), 1)
         found = model.decode(memory, prompts, torch.ones_like(prompts),
                              config.stage.decoding.max_new_tokens)
-        meta = {"entries": entries, "references": [record["text"] for record in records],
-                "languages": [record.get("language") for record in records],
-                "sources": [record.get("source") or "" for record in records]}
+        meta = {"entries": entries, "records": records,
+                "contexts": [DrawnContext("")] * len(records)}
         results += read_batch(processor.tokenizer, trim(*found, ends_of(model)), meta,
                               config.data.english_normaliser)
     reader.close()

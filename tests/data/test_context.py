@@ -29,7 +29,7 @@ def builder(table, **options) -> ContextBuilder:
 
 
 def drawn(made: ContextBuilder, record: dict, times: int = 300) -> list[str]:
-    return [made.build(record, np.random.default_rng(i)) for i in range(times)]
+    return [made.draw(record, np.random.default_rng(i)).text for i in range(times)]
 
 
 def test_candidates_are_words_or_pairs_of_unspaced_characters():
@@ -70,7 +70,7 @@ def test_shares_and_what_each_kind_holds(table):
 def test_distractors_are_never_in_the_transcript_and_lists_have_the_length(table, low, more, seed):
     made = builder(table, distractors=1.0, list_length=(low, low + more), separators=("\n",))
     record = {"text": "Name1 Name2 and Name30"}
-    names = made.build(record, np.random.default_rng(seed)).split("\n")
+    names = made.draw(record, np.random.default_rng(seed)).text.split("\n")
     assert len(names) <= low + more and len(set(names)) == len(names)
     assert len(names) >= min(low, len(NAMES) - 4)  # Name1, 2, 3 and 30 are taken out
     assert not any(name in record["text"] for name in names)

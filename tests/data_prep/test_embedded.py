@@ -22,7 +22,7 @@ def test_shares_are_kept_and_records_tell_what_is_heard():
     sounds = [r for r in made if r["task"] == "nonspeech"]
     conversations = [r for r in made if r["meta"].get("speakers") == 2]
     assert 20 <= len(sounds) <= 60 and 40 <= len(conversations) <= 80
-    assert {r["meta"]["sound"] for r in sounds} == set(KINDS)
+    assert {r["meta"]["sound"] for r in sounds} <= {*KINDS, "babble"}
     assert all(r["text"] == "" and r["language"] is None for r in sounds)
     assert {r["meta"]["speakers"] for r in made if r["task"] == "asr"} == {1, 2}
 
@@ -36,6 +36,26 @@ def test_a_conversation_has_the_words_of_both_in_time_order():
         assert times == sorted(times) and times[-1] <= record["duration"]
         assert record["duration"] == pytest.approx(len(waveform) / 16_000, abs=1e-3)
         assert record["meta"]["variant"] in voices("test")
+
+
+def test_names_of_several_spellings():
+    languages = ("English", "Chinese", "Korean")
+    corpus = Corpus(languages=languages, entity_share=1.0, sentences=(1, 3))
+    for record, _ in samples(corpus, "test", 30):
+        if record["language"] == "Korean":
+            assert "entities" not in record  # a language without such names
+            continue
+        (entity,), others = record["entities"], record["meta"]["sounds_like"]
+        assert entity in record["text"] and others and entity not in others
+
+
+def test_every_kind_of_sound_comes_and_babble_is_loud_all_along():
+    made = samples(Corpus(sound_share=1.0), "train", 150)
+    assert {record["meta"]["sound"] for record, _ in made} == {*KINDS, "babble"}
+    for record, waveform in made:
+        if record["meta"]["sound"] == "babble":
+            parts = np.array_split(waveform, 5)
+            assert min(np.sqrt(np.mean(part ** 2)) for part in parts) > 0.02
 
 
 def test_samples_of_several_sentences():

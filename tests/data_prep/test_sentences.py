@@ -6,7 +6,14 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from data_prep.sentences import DOMAINS, LANGUAGES, sentence, vocabulary
+from data_prep.sentences import (
+    DOMAINS,
+    LANGUAGES,
+    _spellings,
+    sentence,
+    spelled_sentence,
+    vocabulary,
+)
 
 
 def sample(language: str, domain: str, count: int = 1500) -> list[str]:
@@ -88,3 +95,31 @@ def test_unknown_names_are_value_errors():
         vocabulary("Klingon")
     with pytest.raises(ValueError, match=r"'poems'.*commands"):
         sentence("English", "poems", np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("language", _spellings())
+def test_spellings_of_a_name_sound_alike_in_every_sentence_and_others_do_not(speaker, language):
+    spellings, code = _spellings()[language], LANGUAGES[language].espeak
+
+    def said(template: str, name: str) -> tuple[str, ...]:
+        words = template.replace("{entity}", name)
+        return tuple(speaker.phonemes(words.replace("{", "").replace("}", ""), code))
+
+    for template in spellings["sentences"]:
+        heard = [{said(template, name) for name in names} for names in spellings["names"]]
+        assert all(len(phonemes) == 1 for phonemes in heard), template
+        assert len(set.union(*heard)) == len(heard)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_spelled_sentences_name_what_else_they_could_be(language):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        found = spelled_sentence(language, rng)
+        if language not in _spellings():
+            assert found is None
+            continue
+        names = next(n for n in _spellings()[language]["names"] if found.entity in n)
+        assert {found.entity, *found.others} == set(names) and found.entity not in found.others
+        assert found.said == found.text.replace(found.entity, names[0])
+        assert "{" not in found.text and "<" not in found.text

@@ -107,6 +107,83 @@ def test_language_identification():
     assert metrics["lid_accuracy/German"] == metrics["lid_accuracy/None"] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("reference", "predicted", "right"),
+    [
+        ("Chinese+English", "Chinese", 1.0),
+        ("Chinese+English", "English,Chinese", 1.0),
+        ("Chinese+English", "Chinese,Japanese", 0.0),
+        ("Chinese+English", None, 0.0),
+        ("Chinese", "Chinese,English", 0.0),
+        ("Sichuan", "Chinese", 1.0),
+        ("Chinese", "Wu language", 1.0),
+        ("yue-HK", "Chinese", 0.0),
+        (None, "Chinese,English", 0.0),
+    ],
+)
+def test_language_identification_of_code_switching_and_dialects(reference, predicted, right):
+    assert score([utterance("我 go", "我 go", reference, predicted)])["lid_accuracy"] == right
+
+
+PIECES = st.sampled_from(["我", "想", "学校", "go", "to", "한", "3"])
+
+
+def mixed_by_hand(text):
+    found = []
+    for word in text.split():
+        start = True
+        for character in word:
+            if character in "我想学校한":
+                found.append(character)
+                start = True
+            elif start:
+                found.append(character)
+                start = False
+            else:
+                found[-1] += character
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(PIECES, max_size=6).map(" ".join),
+            st.lists(PIECES, max_size=6).map(" ".join),
+            st.sampled_from(["Chinese", "Korean", "German", "Chinese,German", None]),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_mixed_error_rate_against_brute_force(cases):
+    pairs = [(tuple(mixed_by_hand(r)), tuple(mixed_by_hand(h))) for r, h, _ in cases]
+    errors, length = sum(brute_force(*pair) for pair in pairs), sum(len(r) for r, _ in pairs)
+    metrics = score([utterance(*case) for case in cases])
+    mixes = any({"我", "想", "学", "校", "한"} & set(r) and {"go", "to"} & set(r) for r, _ in pairs)
+    assert ("mer" in metrics) == mixes
+    if mixes:
+        assert metrics["mer"] == pytest.approx(errors / length)
+    switched = [p for p, case in zip(pairs, cases, strict=True) if case[2] == "Chinese,German"]
+    if length := sum(len(r) for r, _ in switched):
+        rate = sum(brute_force(*pair) for pair in switched) / length
+        assert metrics["wer/Chinese,German"] == pytest.approx(rate)
+
+
+def test_mixed_error_rate_beside_the_others():
+    metrics = score(
+        [utterance("我想 go home", "我想 go hame", "Chinese"), utterance("你好", "你好", "zh")]
+    )
+    assert metrics["wer"] == metrics["cer"] == pytest.approx(1 / 10)
+    assert metrics["mer"] == pytest.approx(1 / 6)
+    assert "mer" not in score([utterance("你好 3", "go", "zh"), utterance("go", "你好", "en")])
+
+
+def test_bootstrap_interval_of_the_mixed_error_rate_keeps_resamples_without_code_switching():
+    sample = [utterance("我 go", "我", "Chinese"), *[utterance("你好", "你好", "Chinese")] * 3]
+    assert bootstrap_interval(sample, "mer", samples=200)[0] == 0.0
+
+
 def test_empty_references_count_insertions_and_false_alarms():
     metrics = score(
         [utterance("a b", "a b"), utterance("", "boo hoo", None), utterance(" ", "", None)]

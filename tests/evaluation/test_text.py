@@ -1,47 +1,20 @@
-"""Tags, language names and normalisers."""
+"""Tags, normalisers and scoring units."""
+
+import unicodedata
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers.models.qwen3_asr.processing_qwen3_asr import _parse_single_output
 
+from qwen3asr_train.evaluation.languages import CHARACTER_LANGUAGES, LANGUAGE_TABLE, language_name
 from qwen3asr_train.evaluation.text import (
-    LANGUAGES,
-    language_name,
+    mixes_scripts,
     normalise,
     scoring_unit,
     split_output,
     units,
 )
-
-
-@pytest.mark.parametrize(
-    ("value", "name"),
-    [
-        ("en", "English"),
-        ("EN", "English"),
-        ("english", "English"),
-        (" English ", "English"),
-        ("zh-CN", "Chinese"),
-        ("zh_Hant", "Chinese"),
-        ("yue", "Cantonese"),
-        ("None", None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_language_name(value, name):
-    assert language_name(value) == name
-
-
-def test_every_code_and_name_is_known():
-    assert len(LANGUAGES) == 30
-    for code, name in LANGUAGES.items():
-        assert language_name(code) == language_name(name.upper()) == name
-
-
-def test_unknown_language_says_what_is_known_in_one_line():
-    with pytest.raises(ValueError, match=r"'Klingon'.*English \(en\)") as error:
-        language_name("Klingon")
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +29,10 @@ def test_unknown_language_says_what_is_known_in_one_line():
         ("no tag<|im_end|>", (None, "no tag")),
         ("language is a word", (None, "language is a word")),
         ("language Klingon<asr_text>qapla'", ("Klingon", "qapla'")),
+        ("language Chinese,English<asr_text>我 go", ("Chinese,English", "我 go")),
+        ("language Chinese,english,Chinese<asr_text>我 go", ("Chinese,English", "我 go")),
+        ("language Sichuan<asr_text>巴适", ("Chinese", "巴适")),
+        ("language Cantonese (Hong Kong accent)<asr_text>係", ("Cantonese", "係")),
         ("language English<asr_text>one<asr_text>\ntwo", ("English", "one\ntwo")),
         ("language English<asr_text>no no no no no no", ("English", "no no no no no no")),
         ("", (None, "")),
@@ -104,10 +81,12 @@ def test_normalise_is_idempotent_outside_english():
 
 
 def test_scoring_unit_and_units():
-    characters = {name for name in LANGUAGES.values() if scoring_unit(name) == "char"}
-    assert characters == {"Chinese", "Cantonese", "Japanese", "Korean", "Thai"}
-    assert scoring_unit("ko") == "char"
-    assert scoring_unit(None) == "word"
+    characters = {name for name in LANGUAGE_TABLE if scoring_unit(name) == "char"}
+    assert characters == CHARACTER_LANGUAGES == {
+        "Chinese", "Cantonese", "Japanese", "Korean", "Thai"}
+    assert scoring_unit("ko") == scoring_unit("Sichuan") == scoring_unit("zh+yue") == "char"
+    assert scoring_unit(None) == scoring_unit("en,de") == "word"
+    assert scoring_unit("Chinese+English") == "mixed"
     assert units("你好， 世界！", "Chinese") == ["你", "好", "世", "界"]
     assert units("Hello,  World!", "English") == ["hello", "world"]
     assert units("", "Chinese") == []
@@ -118,3 +97,75 @@ def test_basic_english_keeps_number_words_apart():
     assert units("Seven, three nine!", "English", "basic") == ["seven", "three", "nine"]
     with pytest.raises(ValueError, match="whisper or basic"):
         units("x", "English", "none")
+
+
+def test_the_table_says_which_normaliser_a_language_has():
+    sample = "İI Mr. Smith's colour, twenty-one"
+    for name, language in LANGUAGE_TABLE.items():
+        expected = {"english": "ii mister smith is color 21",
+                    "turkish": "iı mr smith s colour twenty one",
+                    "basic": "i̇i mr smith s colour twenty one"}[language.normaliser]
+        assert normalise(sample, name) == expected, name
+    assert normalise(sample, "Chinese,English") == normalise(sample, "Chinese")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("我想 go to 学校。", ["我", "想", "go", "to", "学", "校"]),
+        ("T恤 iPhone15真好", ["t", "恤", "iphone15", "真", "好"]),
+        ("NHKはニュース", ["nhk", "は", "ニ", "ュ", "ー", "ス"]),
+        ("오늘 meeting 있어", ["오", "늘", "meeting", "있", "어"]),
+        ("ก็โอเค very good", ["ก", "็", "โ", "อ", "เ", "ค", "very", "good"]),
+        ("时々 𠮷野家", ["时", "々", "𠮷", "野", "家"]),
+        ("privet мир नमस्ते", ["privet", "мир", "नमस्ते"]),
+        ("", []),
+    ],
+)
+def test_mixed_units(text, expected):
+    assert units(text, "Chinese,English") == units(text, "Chinese", unit="mixed") == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["我", "学校", "go", "home", "ไทย", "한국", "かな", "3"])))
+def test_mixed_units_do_not_depend_on_spaces_around_characters(pieces):
+    """Words need a space between them; characters need none on either side."""
+    spaced = " ".join(pieces)
+    tight = spaced
+    for character in "我校ไยกかな학국한":
+        tight = tight.replace(f" {character}", character).replace(f"{character} ", character)
+    assert units(tight, "zh", unit="mixed") == units(spaced, "zh", unit="mixed")
+    joined = "".join(units(spaced, "zh", unit="mixed"))
+    assert joined == "".join(units(spaced, "zh", unit="char")) == spaced.replace(" ", "")
+
+
+def test_units_without_a_script_in_characters_are_the_words():
+    for text, language in [("l'été à Paris", "fr"), ("Привет, мир", "ru"), ("abc 12", None)]:
+        assert units(text, language, unit="mixed") == units(text, language, unit="word")
+    assert units("ab c", "en", unit="char") == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="no scoring unit 'letter': char, word, mixed"):
+        units("x", "en", unit="letter")
+
+
+def test_character_blocks_hold_every_han_kana_hangul_and_thai_letter():
+    scripts = ("CJK UNIFIED IDEOGRAPH", "HIRAGANA LETTER", "KATAKANA LETTER", "HANGUL SYLLABLE",
+               "THAI CHARACTER")
+    for codepoint in range(0x80, 0x32400):
+        character = chr(codepoint)
+        name = unicodedata.name(character, "")
+        if not character.isalpha() or normalise(character, "zh") != character:
+            continue
+        in_characters = len(units(character * 2, "zh", unit="mixed")) == 2
+        if name.startswith(scripts):
+            assert in_characters, name
+        elif name.startswith(("LATIN", "GREEK", "CYRILLIC", "ARABIC", "HEBREW", "DEVANAGARI")):
+            assert not in_characters, name
+
+
+@pytest.mark.parametrize(
+    ("text", "mixed"),
+    [("我想 go", True), ("T恤", True), ("3月5日", False), ("go home 3", False), ("你好", False),
+     ("", False), ("é 안", True), ("12 กา", False)],
+)
+def test_mixes_scripts(text, mixed):
+    assert mixes_scripts(units(text, None, unit="mixed")) is mixed

@@ -94,7 +94,7 @@ def recordings(corpus, tmp_path_factory):
 
 def test_transcribe_prints_one_line_a_file(command_line, finished_run, recordings, tmp_path):
     arguments = ["stage=transcribe", f"init_from={finished_run / 'model'}", f"audio={recordings}",
-                 "stage.decoding.max_new_tokens=4", "stage.max_piece_seconds=10"]
+                 "stage.decoding.max_new_tokens=4", "stage.decoding.max_piece_seconds=10"]
     done = command_line(*arguments, "format=jsonl", small=False, cwd=tmp_path)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["audio"].rsplit("/", 1)[1] for row in rows] == ["a.wav", "b.mp3", "long.ogg"]

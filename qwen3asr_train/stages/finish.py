@@ -1,0 +1,72 @@
+"""The end of a run: metrics.json, results.jsonl and the report."""
+
+import json
+import platform
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+import transformers
+from omegaconf import DictConfig, OmegaConf
+
+import qwen3asr_train
+from qwen3asr_train.data.audio import decode
+from qwen3asr_train.data.shards import Entry, ShardReader
+from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
+from qwen3asr_train.evaluation.report import write_report
+from qwen3asr_train.evaluation.report_clips import counts_of
+from qwen3asr_train.runtime.metrics import write_atomically, write_metrics
+
+REPORT_CLIPS = 8
+"""Clips with a player in the report: half the worst, half perfect ones."""
+
+
+def finish_run(config: DictConfig, run_dir: Path, metrics: dict[str, float],
+               results: list[tuple[Utterance, Entry]], history: list[dict],
+               timings: dict[str, float], **sections) -> dict[str, float]:
+    """Write metrics.json, results.jsonl and report.html; returns the metrics.
+
+    ``sections``: further parts of the report, see ``write_report``.
+    """
+    utterances = [utterance for utterance, _ in results]
+    if utterances:
+        metrics = metrics | {f"test/{name}": value for name, value in score(utterances).items()}
+        low, high = bootstrap_interval(utterances)
+        metrics |= {"test/wer_low": low, "test/wer_high": high}
+        write_atomically(run_dir / "results.jsonl", "".join(
+            json.dumps(vars(u), ensure_ascii=False) + "\n" for u in utterances))
+    metrics |= {f"time/{name}_seconds": value for name, value in timings.items()}
+    headline = {name: metrics[name] for name in (
+        "test/wer", "test/cer", "test/lid_accuracy", "val/wer", "train/loss", "train/seconds",
+        "train/audio_seconds_per_second", "train/padding_share") if name in metrics}
+    write_report(run_dir / "report.html", title=f"{config.stage.name}: {run_dir.name}",
+                 headline=headline, history=history, utterances=utterances,
+                 clips=_clips(results), config_yaml=OmegaConf.to_yaml(config, resolve=True),
+                 environment=environment(), timings=timings, **sections)
+    write_metrics(run_dir / "metrics.json", metrics)
+    return metrics
+
+
+def _clips(results: list[tuple[Utterance, Entry]]) -> dict[str, np.ndarray]:
+    """Waveforms of the worst utterances and of some perfect ones."""
+    def errors(result: tuple[Utterance, Entry]) -> float:
+        counts = counts_of(result[0])
+        return counts.errors / max(1, counts.reference_units)
+
+    ranked = sorted(results, key=errors, reverse=True)
+    half = REPORT_CLIPS // 2
+    chosen = {id(r): r for r in ranked[:half] + ranked[::-1][:half]}.values()
+    reader = ShardReader()
+    clips = {u.key: decode(reader.read(entry)[1], name=entry.name) for u, entry in chosen}
+    reader.close()
+    return clips
+
+
+def environment() -> dict[str, str]:
+    """What the run ran on, for the report."""
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() \
+        else f"CPU, {torch.get_num_threads()} threads"
+    return {"device": device, "platform": platform.platform(), "python": platform.python_version(),
+            "qwen3asr_train": qwen3asr_train.__version__, "torch": torch.__version__,
+            "transformers": transformers.__version__, "lightning": lightning.__version__}

@@ -1,0 +1,224 @@
+"""Test sets to transcripts: offline in batches, or as streams, under a condition."""
+
+import time
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedTokenizerBase, Qwen3ASRProcessor
+
+from qwen3asr_train.data import augment
+from qwen3asr_train.data.audio import SAMPLE_RATE
+from qwen3asr_train.data.context import ContextBuilder, DrawnContext
+from qwen3asr_train.data.dataset import SpeechDataset, Windows, loader
+from qwen3asr_train.data.plan import evaluation_cells
+from qwen3asr_train.data.shards import Entry
+from qwen3asr_train.decoding.generate import Generated, Model, generate, load, prompts_for
+from qwen3asr_train.decoding.live import LiveTranscriber, transcript_of
+from qwen3asr_train.decoding.live_guard import RepetitionGuard
+from qwen3asr_train.decoding.transcriber import Transcriber
+from qwen3asr_train.errors import DataError, UserError
+from qwen3asr_train.evaluation.languages import known_language
+from qwen3asr_train.evaluation.metrics import Utterance
+from qwen3asr_train.evaluation.text import split_output
+from qwen3asr_train.runtime.progress import show_progress
+
+Results = list[tuple[Utterance, Entry]]
+"""Transcribed test samples and where they lie."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a test set is heard; by default as it is, all of a clip at once.
+
+    ``contexts`` draws system messages instead of the records' own; ``augmentation`` changes the
+    audio; both by (seed 0, key), so every model meets the same. ``window``: the encoder's attention
+    window in seconds, None: that of its config. ``force_language``: the model is told the
+    reference's language. ``streaming``: the audio arrives bit by bit.
+    """
+
+    name: str = "offline"
+    contexts: ContextBuilder | None = None
+    augmentation: augment.Augmentation = augment.IDENTITY
+    window: int | None = None
+    force_language: bool = False
+    streaming: bool = False
+
+
+OFFLINE = Condition()
+
+
+def score_entries(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
+                  config: DictConfig, rank: int = 0, ranks: int = 1,
+                  condition: Condition = OFFLINE) -> Results:
+    """Transcribe every entry; all ranks share the work and all get every result.
+
+    Clips beyond ``stage.decoding.max_piece_seconds`` are cut at quiet places, one clip at a time.
+    """
+    if not entries:
+        raise UserError("the test shards hold no samples")
+    model = model.to(scoring_device(config)).eval()
+    limit = config.stage.decoding.max_piece_seconds
+    short = [entry for entry in entries if entry.duration <= limit]
+    long = [entry for entry in entries if entry.duration > limit]
+    results, skipped = _score_batches(model, processor, short, config, rank, ranks, condition) \
+        if short else ([], [])
+    more, more_skipped = _score_long(model, processor, long[rank::ranks], config, rank, condition) \
+        if long else ([], [])
+    refuse_skipped(gather_lists(skipped + more_skipped), config)
+    return gather_lists(results + more)
+
+
+def _score_batches(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
+                   config: DictConfig, rank: int, ranks: int, condition: Condition
+                   ) -> tuple[Results, list[str]]:
+    """Results of this rank's share, and messages of what could not be used."""
+    device = model.device.type
+    cells = evaluation_cells(entries, config.data.evaluation_seconds, rank, ranks)
+    batches = loader(test_samples(model, processor, condition), cells, config.data.workers)
+    results, skipped = [], []
+    for batch in show_progress(batches, f"scoring, {condition.name}", len(cells), rank):
+        skipped += batch["meta"]["skipped"]
+        inputs = {name: tensor.to(device) for name, tensor in batch["inputs"].items()}
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"
+                            and torch.cuda.is_bf16_supported()):
+            generated = generate(model, inputs, config.stage.decoding.max_new_tokens)
+        results += read_batch(processor.tokenizer, generated, batch["meta"],
+                              config.data.english_normaliser, condition.force_language)
+    return results, skipped
+
+
+def _score_long(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
+                config: DictConfig, rank: int, condition: Condition
+                ) -> tuple[Results, list[str]]:
+    """The same for clips that are heard in pieces."""
+    samples, results, skipped = test_samples(model, processor, condition), [], []
+    decoding = config.stage.decoding
+    label = f"scoring long clips, {condition.name}"
+    for entry in show_progress(entries, label, len(entries), rank):
+        try:
+            sample = samples.sample(entry)
+        except DataError as error:
+            skipped.append(str(error))
+            continue
+        transcriber = Transcriber(
+            model, processor, context=sample.context.text, window=condition.window,
+            language=known_language(sample.record.get("language"))
+            if condition.force_language else None,
+            max_new_tokens=decoding.max_new_tokens, max_piece_seconds=decoding.max_piece_seconds,
+            batch_seconds=config.data.evaluation_seconds)
+        found = transcriber([sample.waveform])[0]
+        results.append((utterance_of(entry, sample.record, sample.context, found.language,
+                                     found.text, config.data.english_normaliser), entry))
+    return results, skipped
+
+
+@dataclass
+class Streamed:
+    """Results of streams, and the seconds that each chunk of each stream took."""
+
+    results: Results = field(default_factory=list)
+    chunk_seconds: list[list[float]] = field(default_factory=list)
+
+
+def score_live(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
+               config: DictConfig, condition: Condition, live: DictConfig, rank: int = 0,
+               ranks: int = 1) -> Streamed:
+    """Transcribe every entry as a stream, one chunk after the other, with the options ``live``."""
+    options = OmegaConf.to_container(live, resolve=True)
+    options |= {"guard": RepetitionGuard(**options["guard"])}
+    if condition.window:
+        options["window_seconds"] = condition.window
+    model = model.to(scoring_device(config)).eval()
+    samples, streamed, skipped = test_samples(model, processor, condition), Streamed(), []
+    mine = entries[rank::ranks]
+    for entry in show_progress(mine, f"scoring, {condition.name}", len(mine), rank):
+        try:
+            sample = samples.sample(entry)
+        except DataError as error:
+            skipped.append(str(error))
+            continue
+        language = known_language(sample.record.get("language")) if condition.force_language \
+            else None
+        stream = LiveTranscriber(model, processor, language=language, context=sample.context.text,
+                                 **options)
+        events, times = [], []
+        step = round(stream.chunk_seconds * SAMPLE_RATE)
+        for start in range(0, len(sample.waveform), step):
+            began = time.perf_counter()
+            events += stream.accept(sample.waveform[start:start + step])
+            times.append(time.perf_counter() - began)
+        events += stream.finish()
+        found = transcript_of(events)
+        streamed.chunk_seconds.append(times)
+        streamed.results.append((utterance_of(
+            entry, sample.record, sample.context, found.language, found.text,
+            config.data.english_normaliser), entry))
+    refuse_skipped(gather_lists(skipped), config)
+    return replace(streamed, results=gather_lists(streamed.results),
+                   chunk_seconds=gather_lists(streamed.chunk_seconds))
+
+
+def test_samples(model: Model, processor: Qwen3ASRProcessor, condition: Condition
+                 ) -> SpeechDataset:
+    """Test samples as ``model`` meets them under ``condition``."""
+    return SpeechDataset(prompts_for(model, processor.tokenizer), with_prompts=True,
+                         contexts=condition.contexts, augmentation=condition.augmentation,
+                         force_language=condition.force_language,
+                         windows=Windows((condition.window,)) if condition.window else None)
+
+
+def refuse_skipped(skipped: list[str], config: DictConfig) -> None:
+    """UserError when more test samples are unusable than ``data.max_bad_samples``."""
+    if len(skipped) > config.data.max_bad_samples:
+        raise UserError(f"{len(skipped)} unusable test samples, data.max_bad_samples="
+                        f"{config.data.max_bad_samples}; {skipped[0]}")
+
+
+def scoring_device(config: DictConfig) -> str:
+    """A GPU if there is one, unless the config says otherwise."""
+    gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+    return "cuda" if gpu else "cpu"
+
+
+def load_recogniser(config: DictConfig) -> tuple[Model, Qwen3ASRProcessor]:
+    """``stage.init_from``, on the device for scoring."""
+    model, processor = load(str(config.stage.init_from), config.model.attn_implementation)
+    return model.to(scoring_device(config)).eval(), processor
+
+
+def read_batch(tokenizer: PreTrainedTokenizerBase, generated: list[Generated], meta: dict,
+               english_normaliser: str, forced: bool = False) -> Results:
+    """Generated ids and a batch's ``meta`` -> scored utterances and where they lie.
+
+    ``forced``: the language was given, and is taken from the record.
+    """
+    found = []
+    for entry, record, context, row in zip(meta["entries"], meta["records"], meta["contexts"],
+                                           generated, strict=False):  # a blank has no entry
+        language, text = split_output(tokenizer.decode(row.tokens))
+        if forced:
+            language = record.get("language")
+        found.append((utterance_of(entry, record, context, language, text, english_normaliser),
+                      entry))
+    return found
+
+
+def utterance_of(entry: Entry, record: dict, context: DrawnContext, language: str | None,
+                 text: str, english_normaliser: str) -> Utterance:
+    """What was said beside what was written."""
+    return Utterance(
+        key=entry.key, reference=record["text"], hypothesis=text,
+        language=record.get("language"), predicted_language=language, duration=entry.duration,
+        source=record.get("source") or "", english_normaliser=english_normaliser,
+        context=context.text, listed=context.names, entities=tuple(record.get("entities") or ()))
+
+
+def gather_lists(mine: list) -> list:
+    """Lists of all ranks joined, on every rank."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return mine
+    parts: list = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return [item for part in parts for item in part]
