@@ -219,8 +219,9 @@ def ensure_corpus(corpus: Corpus, cache_dir: str | Path) -> dict[str, str]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
+            for stale in folder.parent.glob(f"{folder.name}.partial-*"):  # of killed processes
+                shutil.rmtree(stale, ignore_errors=True)
             partial = folder.with_suffix(f".partial-{os.getpid()}")
-            shutil.rmtree(partial, ignore_errors=True)
             try:
                 make_corpus(corpus, partial)
                 (partial / "corpus.json").write_text(json.dumps(_fingerprint(partial)))

@@ -38,9 +38,14 @@ def is_first_process() -> bool:
 OmegaConf.register_new_resolver("new_run_dir", new_run_dir, replace=True)
 
 
+_composed: list[DictConfig] = []
+"""The config, once there is one."""
+
+
 @hydra.main(config_path=str(command_line.CONFIGS), config_name="config", version_base="1.3")
 def run(config: DictConfig) -> None:
     """One stage in its run folder."""
+    _composed.append(config)
     try:
         run_stage(config)
     except UserError as error:  # here, before hydra prints the overrides around it
@@ -74,9 +79,9 @@ def main() -> int:
     except hydra.errors.HydraException as error:
         return command_line.report_error(command_line.explain(error))
     except (ValueError, TypeError) as error:
-        if HydraConfig.initialized():
-            raise  # from a stage, not from composing the config: not the user's mistake
-        return command_line.report_error(command_line.explain(error))
+        if _composed:
+            raise  # from a stage, not from composing its config: not the user's mistake
+        return command_line.report_error(f"an override does not fit the config: {error}")
     except KeyboardInterrupt:
         return command_line.report_error("stopped; go on with resume=auto", status=130)
     return 0

@@ -10,7 +10,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,7 +37,8 @@ class EntityTable:
     """How rare every candidate is in a corpus, and a pool of rare ones to draw distractors from.
 
     ``documents``: ``(text, entities or None)`` of samples; given entities count as rare.
-    ``rare_share``: a candidate is rare if at most this share of the documents have it.
+    ``rare_share``: a candidate is rare if at most this share of the documents have it; 0: none but
+    the given ones.
     """
 
     def __init__(self, documents: Iterable[tuple[str, Sequence[str] | None]],
@@ -48,7 +50,7 @@ class EntityTable:
             self._documents += 1
             self._counts.update({*candidate_entities(text), *(entities or ())})
             given.update(entities or ())
-        self._most = max(1, math.floor(rare_share * self._documents))
+        self._most = max(1, math.floor(rare_share * self._documents)) if rare_share else 0
         self.pool = sorted(given | {c for c, count in self._counts.items() if count <= self._most})
 
     def entities_of(self, record: dict, most: int) -> list[str]:
@@ -82,9 +84,11 @@ class Context:
         return self.entities + self.distractors + self.background + self.instructions > 0
 
 
-@dataclass(frozen=True)
-class DrawnContext:
-    """The system message, and the names that are listed in it."""
+class DrawnContext(NamedTuple):
+    """The system message, and the names that are listed in it.
+
+    A tuple: Lightning's DeepSpeed strategy walks through batches and refuses frozen dataclasses.
+    """
 
     text: str
     names: tuple[str, ...] = ()
@@ -130,7 +134,7 @@ class ContextBuilder:
         if rng.random() < 0.5:
             return DrawnContext(order)
         names = self._distractors_only(record, rng)
-        return replace(names, text=f"{names.text}\n{order}")
+        return names._replace(text=f"{names.text}\n{order}")
 
     def _length(self, rng: np.random.Generator) -> int:
         """Entries of a list, log-uniform: short lists are as common as long ones."""

@@ -23,7 +23,9 @@ from qwen3asr_train.evaluation.report_svg import (
     metric_name,
     series_of,
 )
+from qwen3asr_train.evaluation.report_tables import tables_section
 from qwen3asr_train.evaluation.report_windows import WindowScore, windows_section
+from qwen3asr_train.evaluation.tables import Row
 from qwen3asr_train.evaluation.text import scoring_unit
 
 MAX_CLIPS = 8
@@ -68,6 +70,7 @@ def write_report(
     timings: Mapping[str, float],
     windows: Sequence[WindowScore] = (),
     attention: Mapping[str, AttentionMap] = MappingProxyType({}),
+    suite: Sequence[Row] = (),
 ) -> None:
     """Writes the report of a run as one self-contained HTML file, atomically.
 
@@ -85,12 +88,14 @@ def write_report(
         timings: seconds spent, by part of the run.
         windows: error rates at attention windows of the audio encoder and in streaming.
         attention: cross-attention by utterance key; the first 6 are drawn.
+        suite: results of test sets under conditions.
 
     Empty arguments leave their section out.
     """
     sections = {
         "curves": ("Curves", _curves(history)),
         "languages": ("By language", _languages(utterances)),
+        "suite": ("Suite", tables_section(suite)),
         "windows": ("Attention windows", windows_section(windows)),
         "errors": ("Largest errors", _largest_errors(utterances)),
         "attention": ("Cross-attention", attention_section(attention)),

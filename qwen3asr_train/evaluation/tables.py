@@ -17,6 +17,10 @@ from qwen3asr_train.errors import UserError
 from qwen3asr_train.runtime.metrics import write_atomically
 
 MISSING = "–"
+Cells = tuple[list[str], list[list[str]]]
+"""Head and lines of a table."""
+
+_TEXTS = frozenset({"Language", "Suite", "Test set", "Condition"})
 _NOISE = re.compile(r"snr_(-?\d+(?:\.\d+)?)")
 _TOTALS = frozenset({"utterances", "audio_seconds"})
 
@@ -113,19 +117,41 @@ def _csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
+@dataclass(frozen=True)
+class Table:
+    """Cells as Markdown: a head and lines, whose averages are bold (``**``)."""
+
+    title: str
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """With its title; names to the left and figures to the right."""
+        rule = [":--" if title in _TEXTS else "--:" for title in self.head]
+        return f"## {self.title}\n\n" + "".join(
+            f"| {' | '.join(cells)} |\n" for cells in (self.head, rule, *self.lines))
+
+
+NOTE = ("Error rates in percent (WER; CER for Chinese, Cantonese, Japanese, Korean and Thai), in "
+        "brackets their 95 % interval. Averages are means over test sets.\n")
+
+
 def markdown(rows: Sequence[Row]) -> str:
-    """The tables as Markdown; rates in percent, what is missing as an en dash."""
+    """The tables as Markdown."""
+    return "\n".join([NOTE, *(table.markdown() for table in make_tables(rows))])
+
+
+def make_tables(rows: Sequence[Row]) -> list[Table]:
+    """The tables that have lines; rates in percent, what is missing as an en dash."""
     suites = list(dict.fromkeys(row.suite for row in rows))
     rows = [row for suite in suites for row in _sets_first(r for r in rows if r.suite == suite)]
-    parts = [(_plain(suite), _suite([row for row in rows if row.suite == suite]))
-             for suite in suites]
-    parts += [("LID by language", _lid(rows)),
-              ("Offline against streaming", _streaming(rows)),
-              ("Noise", _noise(rows)),
-              ("Context", _context(rows))]
-    note = ("Error rates in percent (WER; CER for Chinese, Cantonese, Japanese, Korean and Thai), "
-            "in brackets their 95 % interval. Averages are means over test sets.\n")
-    return "\n".join([note, *(f"## {title}\n\n{table}" for title, table in parts if table)])
+    tables = [Table(_plain(suite), *_suite([row for row in rows if row.suite == suite]))
+              for suite in suites]
+    tables += [Table("LID by language", *_lid(rows)),
+               Table("Offline against streaming", *_streaming(rows)),
+               Table("Noise", *_noise(rows)),
+               Table("Context", *_context(rows))]
+    return [table for table in tables if table.lines]
 
 
 def _sets_first(rows: Iterable[Row]) -> list[Row]:
@@ -144,7 +170,7 @@ def _conditions(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(row.condition for row in rows))
 
 
-def _suite(rows: Sequence[Row]) -> str:
+def _suite(rows: Sequence[Row]) -> Cells:
     # Noise levels have a table of their own, and would make this one too wide.
     conditions = [c for c in _conditions(rows) if not _NOISE.fullmatch(c)] or _conditions(rows)
     rows = [row for row in rows if row.condition in conditions]
@@ -164,7 +190,7 @@ def _suite(rows: Sequence[Row]) -> str:
                   for _, model, condition in papers]
         lines.append(_bold_if(found, [_plain(name), *cells]))
     head = ["Test set", *(title for title, *_ in columns), *(title for title, *_ in papers)]
-    return _table(head, lines)
+    return (head, lines)
 
 
 def _paper_columns(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
@@ -183,7 +209,7 @@ def _paper_columns(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     return columns
 
 
-def _lid(rows: Sequence[Row]) -> str:
+def _lid(rows: Sequence[Row]) -> Cells:
     prefix = "lid_accuracy/"
     rows = [row for row in rows if not row.average_of
             and any(name.startswith(prefix) for name in row.metrics)]
@@ -196,10 +222,10 @@ def _lid(rows: Sequence[Row]) -> str:
                    *(_percent(found[c].metrics.get(prefix + language)) if c in found else MISSING
                      for c in conditions)]
                   for language in sorted(languages, key=lambda n: (n == "None", n))]
-    return _table(["Language", "Suite", "Test set", *map(_plain, conditions)], lines)
+    return (["Language", "Suite", "Test set", *map(_plain, conditions)], lines)
 
 
-def _streaming(rows: Sequence[Row]) -> str:
+def _streaming(rows: Sequence[Row]) -> Cells:
     sets = {place: found for place, found in _by_set(rows).items()
             if {"offline", "streaming"} <= found.keys()}
     models = list(dict.fromkeys(
@@ -212,11 +238,11 @@ def _streaming(rows: Sequence[Row]) -> str:
         lines.append(_bold_if(found, [
             _plain(suite), _plain(name), _error_rate(offline), _error_rate(streaming),
             _ratio(streaming.metrics.get("wer"), offline.metrics.get("wer")), *ratios]))
-    return _table(["Suite", "Test set", "offline", "streaming", "ratio",
+    return (["Suite", "Test set", "offline", "streaming", "ratio",
                    *(_plain(f"{model} ratio (paper)") for model in models)], lines)
 
 
-def _noise(rows: Sequence[Row]) -> str:
+def _noise(rows: Sequence[Row]) -> Cells:
     noisy = [row for row in rows if _NOISE.fullmatch(row.condition)]
     levels = sorted(_conditions(noisy), key=lambda c: -float(_NOISE.fullmatch(c)[1]))
     sets = {place: found for place, found in _by_set(rows).items() if found.keys() & set(levels)}
@@ -227,17 +253,17 @@ def _noise(rows: Sequence[Row]) -> str:
                                 for c in (*clean, *levels))])
              for (suite, name), found in sets.items()]
     titles = [f"{level.removeprefix('snr_')} dB" for level in levels]
-    return _table(["Suite", "Test set", *clean, *titles], lines)
+    return (["Suite", "Test set", *clean, *titles], lines)
 
 
-def _context(rows: Sequence[Row]) -> str:
+def _context(rows: Sequence[Row]) -> Cells:
     metrics = ("entity_recall", "false_alarm")
     lines = [_bold_if({row.condition: row}, [
                  _plain(row.suite), _plain(row.test_set), _plain(row.condition), _error_rate(row),
                  *(_percent(row.metrics.get(metric)) for metric in metrics)])
              for row in rows if row.metrics.keys() & set(metrics)]
-    return _table(["Suite", "Test set", "Condition", "Error rate", "Entity recall", "False alarm"],
-                  lines)
+    return (["Suite", "Test set", "Condition", "Error rate", "Entity recall", "False alarm"],
+            lines)
 
 
 def _error_rate(row: Row) -> str:
@@ -262,12 +288,3 @@ def _plain(name: str) -> str:
 def _bold_if(found: Mapping[str, Row], cells: list[str]) -> list[str]:
     average = any(row.average_of for row in found.values())
     return [f"**{cell}**" if average and cell != MISSING else cell for cell in cells]
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, names to the left and figures to the right; "" without lines."""
-    if not lines:
-        return ""
-    texts = {"Language", "Suite", "Test set", "Condition"}
-    rule = [":--" if title in texts else "--:" for title in head]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *lines))

@@ -104,7 +104,7 @@ class RecogniserModule(TrainingModule):
         self._losses.append((float(self.model.target_loss(batch["inputs"])[0]),
                              batch["meta"]["target_tokens"]))
         generated = generate(self.model, batch["inputs"], self._max_new_tokens,
-                             synced=self.trainer.strategy.strategy_name == "deepspeed_stage_3")
+                             synced=getattr(self.trainer.strategy, "zero_stage_3", False))
         self._utterances += read_batch(self._tokenizer, generated, batch["meta"],
                                        self._english_normaliser)
 

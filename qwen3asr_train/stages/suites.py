@@ -61,7 +61,7 @@ def run_suite(config: DictConfig, run_dir: Path) -> dict[str, float]:
     write_tables(rows, run_dir)
     timings = {"preparing": loaded - started, "testing": time.perf_counter() - loaded}
     return finish_run(config, run_dir, figures(rows, suite.get("headline") or {}), shown, [],
-                      timings)
+                      timings, suite=rows)
 
 
 def figures(rows: list[Row], headline: dict[str, str]) -> dict[str, float]:

@@ -79,3 +79,21 @@ def test_encoder_that_is_none(command_line, tmp_path):
     done = command_line("stage=sft", f"init_from_encoder={tmp_path}", check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"error: init_from_encoder={tmp_path}: ")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero3"])
+def test_two_processes_train_and_score_as_one(command_line, aut_run, tmp_path, strategy):
+    command_line("stage=aut", *SHRINK, f"run_dir={tmp_path}", "trainer.max_steps=10",
+                 "trainer.validate_every=5", f"strategy={strategy}", "strategy.devices=2",
+                 small=False)
+    rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            for run in (aut_run, tmp_path)]
+    expected, found = ({row["step"]: row["train/loss"] for row in run if "train/loss" in row}
+                       for run in rows)
+    assert found == pytest.approx(expected, rel=1e-4)
+    scores, alone = (json.loads((run / "metrics.json").read_text()) for run in (tmp_path, aut_run))
+    assert scores["test/utterances"] == alone["test/utterances"] and {*PER_WINDOW} <= scores.keys()
+    for part in ("model", "model/decoder"):
+        whole = load_file(aut_run / part / "model.safetensors")
+        for name, value in load_file(tmp_path / part / "model.safetensors").items():
+            torch.testing.assert_close(value, whole[name], rtol=1e-2, atol=2e-3)

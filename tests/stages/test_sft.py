@@ -94,7 +94,7 @@ def one_process(command_line, tmp_path_factory):
     return folder
 
 
-TWENTY = ["trainer.max_steps=20", "trainer.validate_every=0", "trainer.checkpoint_every=0",
+TWENTY = ["trainer.max_steps=20", "trainer.validate_every=10", "trainer.checkpoint_every=0",
           "stage.test=false"]
 
 
