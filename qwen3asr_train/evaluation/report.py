@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from qwen3asr_train.evaluation.languages import LANGUAGES, known_language
+from qwen3asr_train.evaluation.languages import known_language
 from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
 from qwen3asr_train.evaluation.report_attention import AttentionMap, attention_section
 from qwen3asr_train.evaluation.report_clips import LEGEND, choose_clips, utterance_card, worst
@@ -19,6 +19,7 @@ from qwen3asr_train.evaluation.report_svg import (
     Point,
     format_duration,
     format_value,
+    is_language,
     line_chart,
     metric_name,
     series_of,
@@ -175,7 +176,7 @@ def _tiles(headline: Mapping[str, float], utterances: Sequence[Utterance]) -> st
 
 def _language_of(key: str) -> str | None:
     tail = key.split("/")[-1]
-    return tail if "/" in key and tail in {*LANGUAGES.values(), "None"} else None
+    return tail if "/" in key and is_language(tail) else None
 
 
 def _label(key: str) -> str:
@@ -242,7 +243,7 @@ def _languages(utterances: Sequence[Utterance]) -> str:
 
 
 def _language_row(name: str, utterances: list[Utterance], scale: float) -> str:
-    measure = "CER" if scoring_unit(name) == "char" else "WER"
+    measure = {"char": "CER", "mixed": "MER"}.get(scoring_unit(name), "WER")
     return f"<tr>{_language_cells(name or 'No language', measure, score(utterances), scale)}</tr>"
 
 

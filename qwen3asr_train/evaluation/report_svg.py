@@ -25,7 +25,7 @@ MAX_POINTS = 500
 """Points drawn per curve; a longer history is thinned."""
 
 PERCENTAGES = frozenset(
-    {"wer", "cer", "wer_macro", "lid_accuracy", "sentence_accuracy", "nonspeech_false_rate"}
+    {"wer", "cer", "mer", "wer_macro", "lid_accuracy", "sentence_accuracy", "nonspeech_false_rate"}
     | {"substitutions", "deletions", "insertions"}
 )
 
@@ -39,9 +39,14 @@ _MANY_POINTS = 60
 def metric_name(key: str) -> str:
     """Bare metric of a history or headline key: `val/wer/English` and `val/wer` are `wer`."""
     parts = key.split("/")
-    if len(parts) > 1 and parts[-1] in {*LANGUAGES.values(), "None"}:
+    if len(parts) > 1 and is_language(parts[-1]):
         parts.pop()
     return parts[-1]
+
+
+def is_language(name: str) -> bool:
+    """Whether a part of a metric's name is a language, several, or none."""
+    return {*name.split(",")} <= {*LANGUAGES.values(), "None"}
 
 
 def is_percentage(key: str) -> bool:
