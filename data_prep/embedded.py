@@ -19,6 +19,7 @@ import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,12 @@ def make_sample(corpus: Corpus, split: str, number: int) -> tuple[str, dict, byt
     return f"{split}-{number:06d}", record, encode(np.clip(waveform, -1, 1), "wav")
 
 
+@cache
+def _speaker() -> Espeak:
+    """One a process: looking through espeak-ng's voices takes longer than a sentence."""
+    return Espeak()
+
+
 def _speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.random.Generator
             ) -> tuple[dict, np.ndarray]:
     """One sentence or several, with ``speakers`` voices that take turns."""
@@ -144,7 +151,7 @@ def _speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.ra
             turns.append({"variant": str(rng.choice(left)), "rate": int(rng.integers(140, 211)),
                           "pitch": int(rng.integers(30, 71)),
                           "pitch_range": int(rng.integers(30, 71))})
-        speech = Espeak().synthesize(text, LANGUAGES[language].espeak, **turns[number % speakers])
+        speech = _speaker().synthesize(text, LANGUAGES[language].espeak, **turns[number % speakers])
         waveform = to_mono_16k(speech.waveform.astype(np.float32) / 32768, speech.rate)
         words += [[word, round(start + a, 4), round(start + b, 4)] for word, a, b in speech.words]
         start += len(waveform) / SAMPLE_RATE

@@ -39,3 +39,6 @@ done
   data.train="{recorded: $folder/shards/train, made: $work/made/shards}" \
   data.shares="{recorded: 0.5, made: 0.5}" data.test="$folder/shards/test" \
   run_dir="$folder/run" "$@"
+"$python" -m qwen3asr_train stage=evaluate suite=mine data.test="$folder/shards/test" \
+  init_from="$folder/run/model" data.english_normaliser=basic stage.decoding.max_new_tokens=24 \
+  run_dir="$folder/conditions"
