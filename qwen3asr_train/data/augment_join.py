@@ -17,7 +17,8 @@ def concatenate(samples: Sequence[tuple[dict, np.ndarray]], rng: np.random.Gener
 
     A pause of zeros is drawn between each two. ``words`` are shifted to their place, and left out
     if a sample with text has none. Contexts are put in lines and entities in one list, each once.
-    ``meta``, and what else a record holds, says nothing about the whole and is left out.
+    ``meta`` but for ``sounds_like``, and what else a record holds, says nothing about the whole and
+    is left out.
 
     Raises DataError for no samples, for two languages (the target names one), and for tasks other
     than asr and nonspeech.
@@ -43,6 +44,9 @@ def concatenate(samples: Sequence[tuple[dict, np.ndarray]], rng: np.random.Gener
         "context": "\n".join(_once(record.get("context") for record in records)),
         "entities": _once(e for record in records for e in record.get("entities") or []),
         "words": words if all(record.get("words") for record in spoken) else []}
+    if sounds_like := _once(name for record in records
+                            for name in (record.get("meta") or {}).get("sounds_like") or []):
+        joined["meta"] = {"sounds_like": sounds_like}
     joined |= {name: value for name, value in optional.items() if value}
     return joined, np.concatenate(pieces).astype(np.float32, copy=False)
 

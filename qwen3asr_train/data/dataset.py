@@ -10,8 +10,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from qwen3asr_train.data import augment, features
 from qwen3asr_train.data.audio import SAMPLE_RATE, decode
+from qwen3asr_train.data.augment_join import concatenate
 from qwen3asr_train.data.collate import Example, collate, padding_share
 from qwen3asr_train.data.context import ContextBuilder, DrawnContext
+from qwen3asr_train.data.joins import Joiner
 from qwen3asr_train.data.partial import Part, Partial
 from qwen3asr_train.data.plan import Cell, sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
@@ -52,11 +54,12 @@ class SpeechDataset(Dataset):
     def __init__(self, prompts: PromptBuilder, *, seed: int = 0,
                  augmentation: augment.Augmentation = augment.IDENTITY,
                  questions: Questions = NO_QUESTIONS, contexts: ContextBuilder | None = None,
-                 partial: Partial = WHOLE, windows: "Windows | None" = None,
-                 with_prompts: bool = False, force_language: bool = False):
+                 partial: Partial = WHOLE, joiner: Joiner | None = None,
+                 windows: "Windows | None" = None, with_prompts: bool = False,
+                 force_language: bool = False):
         self.prompts = prompts
         self.seed, self.augmentation, self.with_prompts = seed, augmentation, with_prompts
-        self.questions, self.contexts = questions, contexts
+        self.questions, self.contexts, self.joiner = questions, contexts, joiner
         self.partial, self.windows, self.force_language = partial, windows, force_language
         self._reader = ShardReader()
 
@@ -92,13 +95,13 @@ class SpeechDataset(Dataset):
 
         Raises DataError, with the place, for what cannot be used.
         """
-        record, payload = self._reader.read(entry)
-        if payload is None:
-            raise DataError(f"{entry.name}: no audio")
+        record, waveform = self._read(entry)
         key = f"{entry.key}#{entry.copy}" if entry.copy else entry.key
         rng = sample_rng(self.seed, epoch, key)
-        waveform = decode(payload, name=entry.name)
         try:
+            if self.joiner is not None:
+                record, waveform = self._joined(entry, record, waveform,
+                                                sample_rng(self.seed, epoch, f"{key}/join"))
             record, waveform = self.augmentation.clip(record, waveform, rng)
             part = Part(len(waveform) / SAMPLE_RATE, "", record["text"])
             if self.partial.on:
@@ -113,6 +116,21 @@ class SpeechDataset(Dataset):
             return Sample(record, waveform, mel, part, question, context)
         except DataError as error:
             raise DataError(f"{entry.name}: {error}") from error
+
+    def _read(self, entry: Entry) -> tuple[dict, np.ndarray]:
+        record, payload = self._reader.read(entry)
+        if payload is None:
+            raise DataError(f"{entry.name}: no audio")
+        return record, decode(payload, name=entry.name)
+
+    def _joined(self, entry: Entry, record: dict, waveform: np.ndarray, rng: np.random.Generator
+                ) -> tuple[dict, np.ndarray]:
+        """A sample and those that follow it."""
+        following = self.joiner.following(entry, rng)
+        if not following or record.get("task", "asr") != "asr":
+            return record, waveform
+        return concatenate([(record, waveform), *map(self._read, following)], rng,
+                           self.joiner.options.pause_seconds)
 
     def _example(self, entry: Entry, sample: Sample) -> Example:
         try:

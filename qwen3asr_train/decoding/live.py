@@ -35,8 +35,8 @@ from transformers import PreTrainedTokenizerBase, Qwen3ASRProcessor
 
 from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.prompts import PromptBuilder
+from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.live_decoder import SegmentDecoder
-from qwen3asr_train.decoding.live_guard import RepetitionGuard
 from qwen3asr_train.decoding.live_pauses import Pauses
 from qwen3asr_train.decoding.transcriber import Transcript, join_transcripts
 from qwen3asr_train.errors import DataError, UserError

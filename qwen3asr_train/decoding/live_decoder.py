@@ -9,7 +9,7 @@ from transformers import DynamicCache
 
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.decoding.generate import ends_of
-from qwen3asr_train.decoding.live_guard import RepetitionGuard
+from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.streaming import EncoderSession
 from qwen3asr_train.models.asr import Recogniser
 

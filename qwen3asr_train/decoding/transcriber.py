@@ -1,7 +1,7 @@
 """Waveforms of any length to language and text."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -9,8 +9,10 @@ from transformers import Qwen3ASRProcessor
 
 from qwen3asr_train.data import features
 from qwen3asr_train.data.audio import SAMPLE_RATE
+from qwen3asr_train.data.augment_join import join_texts
 from qwen3asr_train.data.collate import Example, collate
 from qwen3asr_train.decoding.generate import Model, generate, prompts_for
+from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.text import split_output
 from qwen3asr_train.models.aut import AuT
@@ -36,7 +38,8 @@ class Transcriber:
     """Batched greedy transcription; audio beyond ``max_piece_seconds`` is cut where it is quiet.
 
     ``language`` forces a language by prefilling ``language X<asr_text>``. ``window``: attention
-    window of the encoder in seconds, None: the checkpoint's.
+    window of the encoder in seconds, None: the checkpoint's. An answer that ends in a loop is cut
+    back to its first round (``guard``).
     """
 
     model: Model
@@ -47,6 +50,7 @@ class Transcriber:
     max_piece_seconds: float = 30.0
     batch_seconds: float = 120.0
     window: int | None = None
+    guard: RepetitionGuard = field(default_factory=RepetitionGuard)
 
     def __post_init__(self) -> None:
         self.model.eval()
@@ -95,9 +99,11 @@ class Transcriber:
             rows = generate(self.model, inputs, self.max_new_tokens)
         transcripts = []
         for row in rows:
-            language, text = split_output(self.processor.tokenizer.decode(row.tokens))
+            kept = self.guard.loop(row.tokens)
+            tokens = row.tokens if kept is None else row.tokens[:kept]
+            language, text = split_output(self.processor.tokenizer.decode(tokens))
             transcripts.append(Transcript(self.language or language, text, row.confidence,
-                                          len(row.tokens) + 1))
+                                          len(tokens) + 1))
         return transcripts
 
 
@@ -119,19 +125,10 @@ def split_at_quiet(waveform: np.ndarray, max_seconds: float) -> list[np.ndarray]
 
 def join_transcripts(parts: list[Transcript]) -> Transcript:
     """Texts in order, without a space between two scripts that use none; the commonest language."""
-    texts = [part.text.strip() for part in parts if part.text.strip()]
     languages = [part.language for part in parts if part.language]
-    joined = ""
-    for text in texts:
-        spaced = joined and not (_is_unspaced(joined[-1]) and _is_unspaced(text[0]))
-        joined += (" " if spaced else "") + text
     tokens = sum(part.tokens for part in parts)
     log_confidence = sum(part.tokens * math.log(max(part.confidence, 1e-300)) for part in parts)
-    return Transcript(max(set(languages), key=languages.count) if languages else None, joined,
+    return Transcript(max(set(languages), key=languages.count) if languages else None,
+                      join_texts([part.text for part in parts]),
                       math.exp(log_confidence / tokens), tokens)
 
-
-def _is_unspaced(character: str) -> bool:
-    """Hanzi, kana, Thai and their punctuation."""
-    return "\u3000" <= character <= "\u9fff" or "\u0e00" <= character <= "\u0e7f" \
-        or "\uff00" <= character <= "\uffef"

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from qwen3asr_train.data import augment
 from qwen3asr_train.data.context import ContextBuilder
 from qwen3asr_train.data.dataset import SpeechDataset, StepLoader, Windows, loader
+from qwen3asr_train.data.joins import Joiner, Joins
 from qwen3asr_train.data.partial import Partial
 from qwen3asr_train.data.plan import BatchPlan, evaluation_cells
 from qwen3asr_train.data.prompts import PromptBuilder
@@ -23,9 +24,12 @@ from qwen3asr_train.runtime.checkpoint import resume_from
 from qwen3asr_train.runtime.metrics import read_history
 from qwen3asr_train.runtime.training import TrainingModule, build_trainer
 from qwen3asr_train.stages.scoring import gather_lists, read_batch
-from qwen3asr_train.stages.setup import Splits
+from qwen3asr_train.stages.setup import Splits, sample_entries
 
 log = logging.getLogger(__name__)
+
+JOINED_ENTRIES = 100_000
+"""Samples that others are joined from, at most."""
 
 
 class SpeechData(lightning.LightningDataModule):
@@ -61,7 +65,7 @@ class SpeechData(lightning.LightningDataModule):
             augmentation=augment.build(OmegaConf.to_container(config.data.augmentation)),
             questions=Questions(config.stage.questions.share,
                                 OmegaConf.to_container(config.stage.questions.ways)),
-            contexts=self._contexts, partial=Partial(**config.stage.partial),
+            contexts=self._contexts, joiner=self._joiner(), partial=Partial(**config.stage.partial),
             windows=Windows(tuple(windows.seconds), windows.weights and tuple(windows.weights))
             if windows.seconds else None)
         accumulate = config.trainer.accumulate
@@ -70,6 +74,13 @@ class SpeechData(lightning.LightningDataModule):
         self.steps = StepLoader(loader(dataset, cells, config.data.workers), accumulate,
                                 config.data.max_bad_samples)
         return self.steps
+
+    def _joiner(self) -> Joiner | None:
+        options = Joins(**{name: tuple(value) if isinstance(value, list) else value for name, value
+                           in OmegaConf.to_container(self._config.data.joins).items()})
+        if not options.share:
+            return None
+        return Joiner(options, sample_entries(self._splits.all_train, JOINED_ENTRIES))
 
     def val_dataloader(self) -> DataLoader | list:
         """Every validation sample once, spread over the ranks."""

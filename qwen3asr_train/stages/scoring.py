@@ -15,8 +15,8 @@ from qwen3asr_train.data.dataset import SpeechDataset, Windows, loader
 from qwen3asr_train.data.plan import evaluation_cells
 from qwen3asr_train.data.shards import Entry
 from qwen3asr_train.decoding.generate import Generated, Model, generate, load, prompts_for
+from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.live import LiveTranscriber, transcript_of
-from qwen3asr_train.decoding.live_guard import RepetitionGuard
 from qwen3asr_train.decoding.transcriber import Transcriber
 from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.evaluation.languages import known_language
@@ -107,7 +107,8 @@ def _score_long(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry]
             language=known_language(sample.record.get("language"))
             if condition.force_language else None,
             max_new_tokens=decoding.max_new_tokens, max_piece_seconds=decoding.max_piece_seconds,
-            batch_seconds=config.data.evaluation_seconds)
+            batch_seconds=config.data.evaluation_seconds,
+            guard=RepetitionGuard(**config.stage.guard))
         found = transcriber([sample.waveform])[0]
         results.append((utterance_of(entry, sample.record, sample.context, found.language,
                                      found.text, config.data.english_normaliser), entry))
@@ -127,7 +128,6 @@ def score_live(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
                ranks: int = 1) -> Streamed:
     """Transcribe every entry as a stream, one chunk after the other, with the options ``live``."""
     options = OmegaConf.to_container(live, resolve=True)
-    options |= {"guard": RepetitionGuard(**options["guard"])}
     if condition.window:
         options["window_seconds"] = condition.window
     model = model.to(scoring_device(config)).eval()
@@ -142,7 +142,7 @@ def score_live(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
         language = known_language(sample.record.get("language")) if condition.force_language \
             else None
         stream = LiveTranscriber(model, processor, language=language, context=sample.context.text,
-                                 **options)
+                                 guard=RepetitionGuard(**config.stage.guard), **options)
         events, times = [], []
         step = round(stream.chunk_seconds * SAMPLE_RATE)
         for start in range(0, len(sample.waveform), step):

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import Qwen3ASRProcessor
 
 from qwen3asr_train.data.context import Context, ContextBuilder, EntityTable
-from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries, read_summary
+from qwen3asr_train.data.shards import Entry, ShardReader, find_shards, read_entries, read_summary
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr, aut
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
@@ -146,13 +146,20 @@ def _texts(shards: list[str]) -> list[str]:
 
 def sample_records(shards: list[str], most: int) -> list[dict]:
     """Records of whole shards in a fixed random order, until there are ``most``."""
-    reader, records = ShardReader(), []
-    for shard in random.Random(0).sample(shards, len(shards)):
-        records += [reader.read(entry)[0] for entry in read_entries(shard)]
-        if len(records) >= most:
-            break
+    reader = ShardReader()
+    records = [reader.read(entry)[0] for entry in sample_entries(shards, most)]
     reader.close()
     return records
+
+
+def sample_entries(shards: list[str], most: int) -> list[Entry]:
+    """Entries of whole shards in a fixed random order, until there are ``most``."""
+    entries: list[Entry] = []
+    for shard in random.Random(0).sample(shards, len(shards)):
+        entries += read_entries(shard)
+        if len(entries) >= most:
+            break
+    return entries
 
 
 def build_contexts(config: DictConfig, shards: list[str]) -> ContextBuilder | None:

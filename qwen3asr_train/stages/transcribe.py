@@ -15,8 +15,8 @@ from transformers import Qwen3ASRProcessor
 
 from qwen3asr_train.data.audio import EXTENSIONS, SAMPLE_RATE, decode
 from qwen3asr_train.decoding.generate import Model, load
+from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.live import Event, LiveTranscriber
-from qwen3asr_train.decoding.live_guard import RepetitionGuard
 from qwen3asr_train.decoding.live_pcm import pcm_pieces
 from qwen3asr_train.decoding.transcriber import Transcriber
 from qwen3asr_train.errors import DataError, UserError
@@ -39,12 +39,14 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
         raise UserError(f"stage.language: {error}") from error
     model, processor = load(str(stage.init_from), config.model.attn_implementation)
     model = model.to(scoring_device(config))
+    guard = RepetitionGuard(**stage.guard)
     if stage.streaming:
-        return stream(stage, files, model, processor, language)
+        return stream(stage, files, model, processor, language, guard)
     transcriber = Transcriber(
         model, processor, language=language,
         context=stage.context, max_new_tokens=stage.decoding.max_new_tokens,
-        max_piece_seconds=stage.decoding.max_piece_seconds, batch_seconds=stage.batch_seconds)
+        max_piece_seconds=stage.decoding.max_piece_seconds, batch_seconds=stage.batch_seconds,
+        guard=guard)
     failed = 0
     for group in _groups(files, stage.batch_seconds):
         readable = []
@@ -67,10 +69,9 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
 
 
 def stream(stage: DictConfig, files: list[Path], model: Model, processor: Qwen3ASRProcessor,
-           language: str | None) -> dict[str, float]:
+           language: str | None, guard: RepetitionGuard) -> dict[str, float]:
     """Print the events of each file, or of stdin if there are no files, as they come."""
     options = OmegaConf.to_container(stage.live)
-    guard = RepetitionGuard(**options.pop("guard"))
 
     def transcriber() -> LiveTranscriber:
         return LiveTranscriber(model, processor, language=language, context=stage.context,

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from qwen3asr_train.data import features
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.decoding.generate import ends_of
+from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.live import Event, LiveTranscriber, transcript_of
-from qwen3asr_train.decoding.live_guard import RepetitionGuard
 from qwen3asr_train.decoding.live_pauses import Pauses
+from qwen3asr_train.decoding.transcriber import Transcriber
 from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
@@ -206,9 +207,10 @@ def followed_by(model, table: dict[int, int]) -> asr.Recogniser:
 
     class Head(torch.nn.Module):
         def forward(self, hidden):
-            last = (hidden @ embeddings.T).argmax(-1).tolist()
+            last = (hidden @ embeddings.T).argmax(-1).flatten().tolist()
             end = rigged.generation_config.eos_token_id[-1]
             following = torch.tensor([table.get(token, end) for token in last])
+            following = following.view(hidden.shape[:-1])
             return torch.nn.functional.one_hot(following, len(embeddings)).float()
 
     rigged.lm_head = Head()
@@ -325,3 +327,14 @@ def test_a_finished_stream_takes_no_more(model, processor):
 def test_nonsense_is_refused(model, processor, options):
     with pytest.raises(UserError, match=f"{next(iter(options))}=.* makes no sense"):
         LiveTranscriber(model, processor, **options)
+
+
+def test_offline_loops_are_cut_too(model, processor):
+    looping = saying(model, processor, "language English<asr_text>turn on", loop=True)
+    audio = [speech_like(9), speech_like(3)]
+    found = Transcriber(looping, processor, max_new_tokens=60, max_piece_seconds=4)(audio)
+    assert [(row.language, row.text) for row in found] == [
+        ("English", "turn on turn on turn on"), ("English", "turn on")]  # three pieces, and one
+    loose = RepetitionGuard(max_repeats=1000)
+    free = Transcriber(looping, processor, max_new_tokens=60, guard=loose)(audio)
+    assert all(row.text.startswith("turn onturn on") for row in free)
