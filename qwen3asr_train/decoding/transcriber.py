@@ -1,6 +1,7 @@
 """Waveforms of any length to language and text."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -128,7 +129,7 @@ def join_transcripts(parts: list[Transcript]) -> Transcript:
     languages = [part.language for part in parts if part.language]
     tokens = sum(part.tokens for part in parts)
     log_confidence = sum(part.tokens * math.log(max(part.confidence, 1e-300)) for part in parts)
-    return Transcript(max(set(languages), key=languages.count) if languages else None,
+    return Transcript(Counter(languages).most_common(1)[0][0] if languages else None,
                       join_texts([part.text for part in parts]),
                       math.exp(log_confidence / tokens), tokens)
 

@@ -41,7 +41,7 @@ def test_share_and_what_has_no_language(entries):
 
 
 def test_joined_samples_hold_all_words_and_audio(entries):
-    prompts = PromptBuilder(train_tokenizer(["turn on the light", "system user assistant"] * 3, 300))
+    prompts = PromptBuilder(train_tokenizer(["turn on the light", "system user"] * 3, 300))
     plain = SpeechDataset(prompts)
     joined = SpeechDataset(prompts, joiner=Joiner(Joins(1.0, (4, 8)), entries))
     reader, longer = ShardReader(), 0
