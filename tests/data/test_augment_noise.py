@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qwen3asr_train.data.augment import Augmentation
-from qwen3asr_train.data.augment_noise import Recordings, add_noise, babble
+from qwen3asr_train.data.augment_noise import Recordings, add_noise, babble, fast_length
 from qwen3asr_train.data.shards import ShardWriter
 from qwen3asr_train.errors import DataError, UserError
 
@@ -111,3 +113,13 @@ def test_measured_responses_keep_one_channel(tmp_path):
     soundfile.write(tmp_path / "array.wav", np.zeros(300), RATE)
     with pytest.raises(DataError, match=r"array\.wav: .*nothing but zeros"):
         pool.response(rng())
+
+
+@given(st.integers(1, 2_000_000))
+def test_transforms_have_lengths_of_small_factors(samples):
+    length = rest = fast_length(samples)
+    for factor in (2, 3, 5):
+        while rest % factor == 0:
+            rest //= factor
+    assert rest == 1 and samples <= length
+    assert samples < 1000 or length <= 1.125 * samples
