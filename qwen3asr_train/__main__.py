@@ -65,7 +65,16 @@ def run_stage(config: DictConfig) -> None:
     if is_first_process() and config.stage.name != "transcribe":
         OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
     metrics = stage.run(config, run_dir)
-    command_line.print_result(config.stage.name, metrics, run_dir)
+    command_line.print_result(config.stage.name, metrics, run_dir,
+                              suite_headline(config, metrics))
+
+
+def suite_headline(config: DictConfig, metrics: dict[str, float]) -> list[str]:
+    """What of a suite is printed: its headline, else every error rate."""
+    if config.suite is None:
+        return []
+    return list(config.suite.get("headline") or
+                [name for name in metrics if name.endswith("/wer") and name.count("/") == 2])
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from hydra import compose
@@ -98,9 +99,10 @@ def report_error(message: str, status: int = 2) -> int:
     return status
 
 
-def print_result(stage: str, metrics: dict[str, float], run_dir: Path) -> None:
+def print_result(stage: str, metrics: dict[str, float], run_dir: Path,
+                 headline: Iterable[str] = ()) -> None:
     """A small table and, as the last line, the run folder with the headline figures."""
-    shown = {name: metrics[name] for name in HEADLINE if name in metrics}
+    shown = {name: metrics[name] for name in (*headline, *HEADLINE) if name in metrics}
     if not shown:
         return
     table = Table(title=f"{stage} finished", title_justify="left")

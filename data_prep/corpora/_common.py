@@ -86,7 +86,9 @@ def _parts(corpus: Corpus, args: argparse.Namespace) -> Iterator[tuple[str, tupl
         return
     for folder in args.only or _known_folders(corpus, args):
         for split in args.split:
-            yield f"{folder}/{split}", (args.root / folder, split, corpus.language_of(folder))
+            # MLS's opus archives hold the same as the others, and suites look in one place
+            yield (f"{folder.removesuffix('_opus')}/{split}",
+                   (args.root / folder, split, corpus.language_of(folder)))
 
 
 def _known_folders(corpus: Corpus, args: argparse.Namespace) -> list[str]:

@@ -27,8 +27,8 @@ def coloured_noise(samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def fast_length(samples: int) -> int:
-    """A length of at least ``samples``, at most an eighth more, that is 2^a 3^b 5^c: with large prime
-    factors a Fourier transform takes many times as long."""
+    """A length of at least ``samples``, at most an eighth more, that is 2^a 3^b 5^c: with large
+    prime factors a Fourier transform takes many times as long."""
     return min(odd << max(0, -(-samples // odd) - 1).bit_length()
                for odd in (1, 3, 5, 9, 15, 25, 27, 45, 75, 81, 125, 135))
 

@@ -59,7 +59,7 @@ class EntityTable:
             return list(record["entities"])[:most]
         candidates = sorted(set(candidate_entities(record["text"])),
                             key=lambda c: (self._counts[c], c))
-        return [c for c in candidates if self._counts[c] <= self._most][:most]
+        return [c for c in candidates if 0 < self._counts[c] <= self._most][:most]
 
 
 @dataclass(frozen=True)

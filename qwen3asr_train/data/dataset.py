@@ -1,6 +1,6 @@
 """Cells of the batch plan to batches: read, decode, augment, tokenise, collate."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,8 +47,8 @@ class SpeechDataset(Dataset):
     without a usable sample becomes half a second of silence without targets, so that every rank
     still takes part in the step.
 
-    ``with_prompts``: also what generation starts from; with ``force_language`` that ends with
-    the language of the record.
+    ``with_prompts``: also what generation starts from; that ends with what ``told_language`` says
+    of the record, if it says a language.
     """
 
     def __init__(self, prompts: PromptBuilder, *, seed: int = 0,
@@ -56,11 +56,11 @@ class SpeechDataset(Dataset):
                  questions: Questions = NO_QUESTIONS, contexts: ContextBuilder | None = None,
                  partial: Partial = WHOLE, joiner: Joiner | None = None,
                  windows: "Windows | None" = None, with_prompts: bool = False,
-                 force_language: bool = False):
+                 told_language: Callable[[dict], str | None] | None = None):
         self.prompts = prompts
         self.seed, self.augmentation, self.with_prompts = seed, augmentation, with_prompts
         self.questions, self.contexts, self.joiner = questions, contexts, joiner
-        self.partial, self.windows, self.force_language = partial, windows, force_language
+        self.partial, self.windows, self.told_language = partial, windows, told_language
         self._reader = ShardReader()
 
     def __getitem__(self, cell: Cell) -> dict:
@@ -125,12 +125,19 @@ class SpeechDataset(Dataset):
 
     def _joined(self, entry: Entry, record: dict, waveform: np.ndarray, rng: np.random.Generator
                 ) -> tuple[dict, np.ndarray]:
-        """A sample and those that follow it."""
-        following = self.joiner.following(entry, rng)
-        if not following or record.get("task", "asr") != "asr":
+        """A sample and those that follow it; what cannot be used of these is left out, and counts
+        where it comes by itself."""
+        samples = [(record, waveform)]
+        for other in self.joiner.following(entry, rng) if is_transcript(record) else ():
+            try:
+                sample = self._read(other)
+            except DataError:
+                continue
+            if is_transcript(sample[0]):
+                samples.append(sample)
+        if len(samples) == 1:
             return record, waveform
-        return concatenate([(record, waveform), *map(self._read, following)], rng,
-                           self.joiner.options.pause_seconds)
+        return concatenate(samples, rng, self.joiner.options.pause_seconds)
 
     def _example(self, entry: Entry, sample: Sample) -> Example:
         try:
@@ -147,8 +154,9 @@ class SpeechDataset(Dataset):
                            self.prompts.answer(answer))
         prompt = self.prompts.prompt(tokens, sample.context.text)
         language = sample.record.get("language")
-        if part.written or self.force_language:
-            return Example(mel, prompt + self.prompts.prefill(language, part.written),
+        told = self.told_language(sample.record) if self.told_language else None
+        if part.written or told:
+            return Example(mel, prompt + self.prompts.prefill(told or language, part.written),
                            self.prompts.answer(part.text))
         if self.partial.on and not part.text:
             language = None  # cut before the first word
@@ -157,6 +165,11 @@ class SpeechDataset(Dataset):
     def _blank(self) -> Example:
         mel = features.log_mel(np.zeros(features.MIN_SAMPLES, dtype=np.float32))
         return Example(mel, self.prompts.prompt(features.audio_tokens(len(mel))), [])
+
+
+def is_transcript(record: dict) -> bool:
+    """Whether a record's text is what is said in it."""
+    return record.get("task", "asr") == "asr"
 
 
 @dataclass(frozen=True)

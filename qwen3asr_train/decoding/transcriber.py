@@ -40,7 +40,7 @@ class Transcriber:
 
     ``language`` forces a language by prefilling ``language X<asr_text>``. ``window``: attention
     window of the encoder in seconds, None: the checkpoint's. An answer that ends in a loop is cut
-    back to its first round (``guard``).
+    back to its first round, and one with more tokens than anybody can say is cut (``guard``).
     """
 
     model: Model
@@ -99,10 +99,12 @@ class Transcriber:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             rows = generate(self.model, inputs, self.max_new_tokens)
         transcripts = []
-        for row in rows:
-            kept = self.guard.loop(row.tokens)
-            tokens = row.tokens if kept is None else row.tokens[:kept]
+        for row, piece in zip(rows, pieces, strict=True):
+            tokens = row.tokens[:self.guard.limit(len(piece) / SAMPLE_RATE)]
+            if (kept := self.guard.loop(tokens)) is not None:
+                tokens = tokens[:kept]
             language, text = split_output(self.processor.tokenizer.decode(tokens))
+            text = text.replace("\N{REPLACEMENT CHARACTER}", "")  # half a character
             transcripts.append(Transcript(self.language or language, text, row.confidence,
                                           len(tokens) + 1))
         return transcripts

@@ -1,11 +1,11 @@
 """What contexts do to transcripts: names that are found, names that are made up, orders obeyed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwen3asr_train.evaluation.languages import known_language
 from qwen3asr_train.evaluation.metrics import Utterance
-from qwen3asr_train.evaluation.text import normalise, units
+from qwen3asr_train.evaluation.text import units
 
 
 def entity_recall(utterances: Sequence[Utterance]) -> float | None:
@@ -45,27 +45,39 @@ class Order:
     empty: bool = False
 
     def obeyed(self, plain: Utterance, ordered: Utterance) -> bool:
-        """Whether the answer does as it was told and not as it did without the order.
+        """Whether the answer does as it was told and would not have done so anyway.
 
         ``plain``, ``ordered``: the same clip without and with the order in its context.
         """
-        if self.empty and plain.hypothesis.strip() and not ordered.hypothesis.strip():
+        if not self.shows(plain):
+            return False
+        if self.empty and not ordered.hypothesis.strip():
             return True
-        if self.says and self._said(ordered.hypothesis) and not (
-                self._said(plain.hypothesis) or self._said(plain.reference)):
+        if self.says and self._said(ordered, ordered.hypothesis):
             return True
-        languages = [known_language(value) for value in (
-            plain.language, plain.predicted_language, ordered.predicted_language)]
-        wanted = known_language(self.language)
-        return wanted is not None and languages[2] == wanted and wanted not in languages[:2]
+        return self.language is not None and \
+            known_language(ordered.predicted_language) == known_language(self.language)
 
-    def _said(self, text: str) -> bool:
-        return normalise(self.says, None) in normalise(text, None)
+    def shows(self, plain: Utterance) -> bool:
+        """Whether obeying it would show: the clip's transcript, or the answer without the order, is
+        not what it asks for."""
+        if self.empty and not plain.hypothesis.strip():
+            return False
+        if self.says and any(self._said(plain, text) for text in (plain.hypothesis,
+                                                                  plain.reference)):
+            return False
+        return self.language is None or known_language(self.language) not in (
+            known_language(plain.language), known_language(plain.predicted_language))
+
+    def _said(self, utterance: Utterance, text: str) -> bool:
+        """Whether the words are in ``text``, as whole words in any language."""
+        return holds(replace(utterance, language="English"), text, self.says)
 
 
 def obeyed_share(orders: Sequence[Order], plain: Sequence[Utterance],
                  ordered: Sequence[Utterance]) -> float:
-    """Share of the clips with an order in their context in which it was obeyed.
+    """Share of the clips with an order in their context in which it was obeyed, of those in which
+    that would show.
 
     Raises ValueError if a clip was not heard without the order, or none has an order.
     """
@@ -73,7 +85,7 @@ def obeyed_share(orders: Sequence[Order], plain: Sequence[Utterance],
     if missing := [u.key for u in ordered if u.key not in before]:
         raise ValueError(f"{missing[0]} was not heard without an order")
     found = [order.obeyed(before[u.key], u) for u in ordered for order in orders
-             if order.text in u.context]
+             if order.text in u.context and order.shows(before[u.key])]
     if not found:
-        raise ValueError("no context holds an order")
+        raise ValueError("no context holds an order that could be seen to be obeyed")
     return sum(found) / len(found)

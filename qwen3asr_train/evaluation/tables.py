@@ -150,7 +150,7 @@ def make_tables(rows: Sequence[Row]) -> list[Table]:
     tables += [Table("LID by language", *_lid(rows)),
                Table("Offline against streaming", *_streaming(rows)),
                Table("Noise", *_noise(rows)),
-               Table("Context", *_context(rows))]
+               Table("Contexts and sounds", *_context(rows))]
     return [table for table in tables if table.lines]
 
 
@@ -257,16 +257,19 @@ def _noise(rows: Sequence[Row]) -> Cells:
 
 
 def _context(rows: Sequence[Row]) -> Cells:
-    metrics = ("entity_recall", "false_alarm")
+    metrics = ("entity_recall", "false_alarm", "obeyed", "none_rate")
     lines = [_bold_if({row.condition: row}, [
                  _plain(row.suite), _plain(row.test_set), _plain(row.condition), _error_rate(row),
                  *(_percent(row.metrics.get(metric)) for metric in metrics)])
              for row in rows if row.metrics.keys() & set(metrics)]
-    return (["Suite", "Test set", "Condition", "Error rate", "Entity recall", "False alarm"],
-            lines)
+    return (["Suite", "Test set", "Condition", "Error rate", "Entity recall", "False alarm",
+             "Orders obeyed", "Sounds without text"], lines)
 
 
 def _error_rate(row: Row) -> str:
+    if not row.average_of and not any(name.startswith("wer/") for name in row.metrics) and \
+            "nonspeech_false_rate" in row.metrics:
+        return MISSING  # nothing is said: there is no unit to divide by
     low, high = (_percent(row.metrics.get(name)) for name in ("wer_low", "wer_high"))
     interval = f" ({low}–{high})" if MISSING not in (low, high) else ""
     return _percent(row.metrics.get("wer")) + interval

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
@@ -16,6 +17,7 @@ from qwen3asr_train.data.shards import Entry, ShardReader
 from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
 from qwen3asr_train.evaluation.report import write_report
 from qwen3asr_train.evaluation.report_clips import counts_of
+from qwen3asr_train.evaluation.tables import Row
 from qwen3asr_train.runtime.metrics import write_atomically, write_metrics
 
 REPORT_CLIPS = 8
@@ -24,26 +26,29 @@ REPORT_CLIPS = 8
 
 def finish_run(config: DictConfig, run_dir: Path, metrics: dict[str, float],
                results: list[tuple[Utterance, Entry]], history: list[dict],
-               timings: dict[str, float], **sections) -> dict[str, float]:
+               timings: dict[str, float], *, suite: Sequence[Row] = (), **sections
+               ) -> dict[str, float]:
     """Write metrics.json, results.jsonl and report.html; returns the metrics.
 
+    ``suite``: rows of a suite, which has written its results, and of which ``results`` are a part.
     ``sections``: further parts of the report, see ``write_report``.
     """
     utterances = [utterance for utterance, _ in results]
-    if utterances:
+    if utterances and not suite:
         metrics = metrics | {f"test/{name}": value for name, value in score(utterances).items()}
         low, high = bootstrap_interval(utterances)
         metrics |= {"test/wer_low": low, "test/wer_high": high}
         write_atomically(run_dir / "results.jsonl", "".join(
             json.dumps(vars(u), ensure_ascii=False) + "\n" for u in utterances))
     metrics |= {f"time/{name}_seconds": value for name, value in timings.items()}
-    headline = {name: metrics[name] for name in (
+    chosen = (config.get("suite") or {}).get("headline") or {}
+    headline = {name: metrics[name] for name in (*chosen,
         "test/wer", "test/cer", "test/lid_accuracy", "val/wer", "train/loss", "train/seconds",
         "train/audio_seconds_per_second", "train/padding_share") if name in metrics}
     write_report(run_dir / "report.html", title=f"{config.stage.name}: {run_dir.name}",
                  headline=headline, history=history, utterances=utterances,
                  clips=_clips(results), config_yaml=OmegaConf.to_yaml(config, resolve=True),
-                 environment=environment(), timings=timings, **sections)
+                 environment=environment(), timings=timings, suite=suite, **sections)
     write_metrics(run_dir / "metrics.json", metrics)
     return metrics
 

@@ -8,9 +8,8 @@ import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase, Qwen3ASRProcessor
 
-from qwen3asr_train.data import augment
 from qwen3asr_train.data.audio import SAMPLE_RATE
-from qwen3asr_train.data.context import ContextBuilder, DrawnContext
+from qwen3asr_train.data.context import DrawnContext
 from qwen3asr_train.data.dataset import SpeechDataset, Windows, loader
 from qwen3asr_train.data.plan import evaluation_cells
 from qwen3asr_train.data.shards import Entry
@@ -22,36 +21,20 @@ from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.evaluation.languages import known_language
 from qwen3asr_train.evaluation.metrics import Utterance
 from qwen3asr_train.evaluation.text import split_output
+from qwen3asr_train.models.aut import AuT
 from qwen3asr_train.runtime.progress import show_progress
+from qwen3asr_train.stages.conditions import Condition
 
 Results = list[tuple[Utterance, Entry]]
 """Transcribed test samples and where they lie."""
 
 
-@dataclass(frozen=True)
-class Condition:
-    """How a test set is heard; by default as it is, all of a clip at once.
-
-    ``contexts`` draws system messages instead of the records' own; ``augmentation`` changes the
-    audio; both by (seed 0, key), so every model meets the same. ``window``: the encoder's attention
-    window in seconds, None: that of its config. ``force_language``: the model is told the
-    reference's language. ``streaming``: the audio arrives bit by bit.
-    """
-
-    name: str = "offline"
-    contexts: ContextBuilder | None = None
-    augmentation: augment.Augmentation = augment.IDENTITY
-    window: int | None = None
-    force_language: bool = False
-    streaming: bool = False
-
-
-OFFLINE = Condition()
+AS_IT_IS = Condition()
 
 
 def score_entries(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
                   config: DictConfig, rank: int = 0, ranks: int = 1,
-                  condition: Condition = OFFLINE) -> Results:
+                  condition: Condition = AS_IT_IS) -> Results:
     """Transcribe every entry; all ranks share the work and all get every result.
 
     Clips beyond ``stage.decoding.max_piece_seconds`` are cut at quiet places, one clip at a time.
@@ -99,17 +82,18 @@ def _score_long(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry]
     for entry in show_progress(entries, label, len(entries), rank):
         try:
             sample = samples.sample(entry)
+            transcriber = Transcriber(
+                model, processor, window=condition.window,
+                context="" if isinstance(model, AuT) else sample.context.text,
+                language=told_language(sample.record) if condition.force_language else None,
+                max_new_tokens=decoding.max_new_tokens,
+                max_piece_seconds=decoding.max_piece_seconds,
+                batch_seconds=config.data.evaluation_seconds,
+                guard=RepetitionGuard(**config.stage.guard))
+            found = transcriber([sample.waveform])[0]
         except DataError as error:
-            skipped.append(str(error))
+            skipped.append(_placed(error, entry))
             continue
-        transcriber = Transcriber(
-            model, processor, context=sample.context.text, window=condition.window,
-            language=known_language(sample.record.get("language"))
-            if condition.force_language else None,
-            max_new_tokens=decoding.max_new_tokens, max_piece_seconds=decoding.max_piece_seconds,
-            batch_seconds=config.data.evaluation_seconds,
-            guard=RepetitionGuard(**config.stage.guard))
-        found = transcriber([sample.waveform])[0]
         results.append((utterance_of(entry, sample.record, sample.context, found.language,
                                      found.text, config.data.english_normaliser), entry))
     return results, skipped
@@ -134,22 +118,22 @@ def score_live(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
     samples, streamed, skipped = test_samples(model, processor, condition), Streamed(), []
     mine = entries[rank::ranks]
     for entry in show_progress(mine, f"scoring, {condition.name}", len(mine), rank):
+        events, times = [], []
         try:
             sample = samples.sample(entry)
+            stream = LiveTranscriber(
+                model, processor, context=sample.context.text,
+                language=told_language(sample.record) if condition.force_language else None,
+                guard=RepetitionGuard(**config.stage.guard), **options)
+            step = round(stream.chunk_seconds * SAMPLE_RATE)
+            for start in range(0, len(sample.waveform), step):
+                began = time.perf_counter()
+                events += stream.accept(sample.waveform[start:start + step])
+                times.append(time.perf_counter() - began)
+            events += stream.finish()
         except DataError as error:
-            skipped.append(str(error))
+            skipped.append(_placed(error, entry))
             continue
-        language = known_language(sample.record.get("language")) if condition.force_language \
-            else None
-        stream = LiveTranscriber(model, processor, language=language, context=sample.context.text,
-                                 guard=RepetitionGuard(**config.stage.guard), **options)
-        events, times = [], []
-        step = round(stream.chunk_seconds * SAMPLE_RATE)
-        for start in range(0, len(sample.waveform), step):
-            began = time.perf_counter()
-            events += stream.accept(sample.waveform[start:start + step])
-            times.append(time.perf_counter() - began)
-        events += stream.finish()
         found = transcript_of(events)
         streamed.chunk_seconds.append(times)
         streamed.results.append((utterance_of(
@@ -165,8 +149,18 @@ def test_samples(model: Model, processor: Qwen3ASRProcessor, condition: Conditio
     """Test samples as ``model`` meets them under ``condition``."""
     return SpeechDataset(prompts_for(model, processor.tokenizer), with_prompts=True,
                          contexts=condition.contexts, augmentation=condition.augmentation,
-                         force_language=condition.force_language,
+                         told_language=told_language if condition.force_language else None,
                          windows=Windows((condition.window,)) if condition.window else None)
+
+
+def told_language(record: dict) -> str | None:
+    """The language that a model is told where it is forced; None: not told, for want of one."""
+    return known_language(record.get("language"))
+
+
+def _placed(error: DataError, entry: Entry) -> str:
+    """The message with the place of the sample, once."""
+    return str(error) if entry.name in str(error) else f"{entry.name}: {error}"
 
 
 def refuse_skipped(skipped: list[str], config: DictConfig) -> None:
@@ -199,7 +193,7 @@ def read_batch(tokenizer: PreTrainedTokenizerBase, generated: list[Generated], m
                                            generated, strict=False):  # a blank has no entry
         language, text = split_output(tokenizer.decode(row.tokens))
         if forced:
-            language = record.get("language")
+            language = told_language(record) or language
         found.append((utterance_of(entry, record, context, language, text, english_normaliser),
                       entry))
     return found

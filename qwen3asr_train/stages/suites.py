@@ -1,32 +1,24 @@
 """Suites: several test sets under several conditions, one table beside published figures."""
 
+import json
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from omegaconf import DictConfig, OmegaConf
 from transformers import Qwen3ASRProcessor
 
-from qwen3asr_train.data import augment
-from qwen3asr_train.data.context import Context, ContextBuilder, EntityTable
-from qwen3asr_train.data.shards import Entry, find_shards, read_entries
 from qwen3asr_train.decoding.generate import Model
-from qwen3asr_train.errors import UserError
-from qwen3asr_train.evaluation.contexts import Order, entity_recall, false_alarm, obeyed_share
-from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
+from qwen3asr_train.evaluation.contexts import entity_recall, false_alarm, obeyed_share
+from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval
+from qwen3asr_train.evaluation.metrics import score as rates
 from qwen3asr_train.evaluation.tables import Row, with_averages, write_tables
+from qwen3asr_train.models.aut import AuT
+from qwen3asr_train.runtime.metrics import write_atomically
+from qwen3asr_train.stages.conditions import OFFLINE, Condition, TestSet, find_sets
 from qwen3asr_train.stages.finish import finish_run
-from qwen3asr_train.stages.scoring import (
-    OFFLINE,
-    Condition,
-    Results,
-    load_recogniser,
-    score_entries,
-    score_live,
-)
-from qwen3asr_train.stages.setup import as_list, embedded_folders, sample_records
+from qwen3asr_train.stages.scoring import Results, load_recogniser, score_entries, score_live
 
 log = logging.getLogger(__name__)
 
@@ -34,112 +26,85 @@ COST_WINDOW = 15
 """Chunks over which the cost of a chunk is compared: half a minute, as long as a segment."""
 
 
-@dataclass(frozen=True)
-class TestSet:
-    """Samples to score, the conditions to score them under, and published error rates."""
-
-    name: str
-    shards: list[str]
-    entries: list[Entry]
-    conditions: list[str]
-    paper: dict[str, float]
-
-
 def run_suite(config: DictConfig, run_dir: Path) -> dict[str, float]:
-    """Score ``stage.init_from`` on every set of ``suite``; tables as JSON, CSV and Markdown."""
+    """Score ``stage.init_from`` on every set of ``suite``; tables as JSON, CSV and Markdown.
+
+    Tables and results.jsonl are written after each set. The report shows the transcripts of the
+    first set under its first condition.
+    """
     started = time.perf_counter()
     suite = OmegaConf.to_container(config.suite, resolve=True)
     test_sets = find_sets(suite, config)
     model, processor = load_recogniser(config)
     loaded = time.perf_counter()
-    rows, shown = [], []
+    rows: list[Row] = []
+    transcripts, shown = [], None
     for test_set in test_sets:
-        found, results = _score_set(suite["name"], test_set, model, processor, config)
-        rows += found
-        shown = shown or results
+        for condition, results, metrics in _score_set(test_set, model, processor, config):
+            rows.append(Row(suite["name"], test_set.name, condition.name, metrics,
+                            published(test_set.paper, condition.name)))
+            transcripts += [{"set": test_set.name, "condition": condition.name} | vars(utterance)
+                            for utterance, _ in results]
+            shown = shown or results
+        write_tables(rows, run_dir)
+        write_atomically(run_dir / "results.jsonl", "".join(
+            json.dumps(row, ensure_ascii=False) + "\n" for row in transcripts))
     rows = with_averages(rows, suite.get("averages") or {})
     write_tables(rows, run_dir)
     timings = {"preparing": loaded - started, "testing": time.perf_counter() - loaded}
-    return finish_run(config, run_dir, figures(rows, suite.get("headline") or {}), shown, [],
+    return finish_run(config, run_dir, figures(rows, suite.get("headline") or {}), shown or [], [],
                       timings, suite=rows)
 
 
 def figures(rows: list[Row], headline: dict[str, str]) -> dict[str, float]:
-    """``SET/CONDITION/METRIC`` of every row, and under names of their own those of ``headline``
-    (name -> SET/CONDITION/METRIC, or the difference ``A - B`` or ratio ``A / B`` of two)."""
+    """Under names of their own those of ``headline`` (name -> SET/CONDITION/METRIC, or the
+    difference ``A - B`` or ratio ``A / B`` of two), and ``SET/CONDITION/METRIC`` of every row."""
     found = {f"{row.test_set}/{row.condition}/{name}": value
              for row in rows for name, value in row.metrics.items()}
+    chosen = {}
     for name, formula in headline.items():
-        left, operator, right = formula.split(" ") if " " in formula else (formula, "", "")
+        left, operator, right = (*formula.split(), "", "")[:3]
         if left not in found or (operator and right not in found):
             continue  # a set or condition that was left out
-        found[name] = found[left]
+        chosen[name] = found[left]
         if operator == "-":
-            found[name] = found[left] - found[right]
+            chosen[name] = found[left] - found[right]
         elif operator == "/":
-            found[name] = found[left] / found[right] if found[right] else float("inf")
-    return found
+            chosen[name] = found[left] / found[right] if found[right] else float("inf")
+    return chosen | found
 
 
-def find_sets(suite: dict, config: DictConfig) -> list[TestSet]:
-    """The sets of a suite whose shards are there; the others are left out with a warning.
-
-    Raises UserError when none is there, and for conditions that do not exist.
-    """
-    conditions = {name: options.get("conditions") or suite["conditions"]
-                  for name, options in suite["sets"].items()}
-    if unknown := {c for names in conditions.values() for c in names} - {*config.stage.conditions}:
-        raise UserError(f"suite={suite['name']}: no condition {sorted(unknown)[0]!r} in "
-                        f"stage.conditions; there are {sorted(config.stage.conditions)}")
-    found = []
-    for name, options in suite["sets"].items():
-        patterns = as_list(options["data"]) if "data" in options else \
-            [embedded_folders(config.data, options["corpus"])["test"]]
-        try:
-            shards = find_shards(patterns)
-        except UserError as error:
-            log.warning("suite %s: %s is left out: %s", suite["name"], name, error)
+def _score_set(test_set: TestSet, model: Model, processor: Qwen3ASRProcessor, config: DictConfig):
+    """Yields ``(condition, results, metrics)`` of every condition that the model can meet."""
+    by_name: dict[str, list[Utterance]] = {}
+    for condition in test_set.conditions:
+        if isinstance(model, AuT) and (condition.streaming or condition.contexts):
+            log.warning("%s: %s is left out: an AuT has no context, and its streams are scored by "
+                        "stage=aut", test_set.name, condition.name)
             continue
-        entries = [entry for shard in shards for entry in read_entries(shard)]
-        found.append(TestSet(name, shards, entries, conditions[name], options.get("paper") or {}))
-    if not found:
-        raise UserError(f"suite={suite['name']}: none of its shards is there; the head of "
-                        f"configs/suite/{suite['name']}.yaml says how to make them")
-    return found
-
-
-def _score_set(suite: str, test_set: TestSet, model: Model, processor: Qwen3ASRProcessor,
-               config: DictConfig) -> tuple[list[Row], Results]:
-    """A row for each condition, and the results under the first of them."""
-    rows, by_condition = [], {}
-    for name in test_set.conditions:
-        options = config.stage.conditions[name] or OmegaConf.create({})
-        condition = build_condition(name, options, test_set, config)
-        times: list[list[float]] = []
-        if condition.streaming:
-            streamed = score_live(model, processor, test_set.entries, config, condition,
-                                  config.stage.live)
-            results, times = streamed.results, streamed.chunk_seconds
-        else:
-            results = score_entries(model, processor, test_set.entries, config, condition=condition)
-        by_condition[name] = utterances = [utterance for utterance, _ in results]
+        results, times = score(test_set, condition, model, processor, config)
+        by_name[condition.name] = utterances = [utterance for utterance, _ in results]
         metrics = measure(utterances) | cost_growth(times)
-        if orders := orders_of(options):
-            plain = by_condition.get(OFFLINE.name)
-            if plain is None:
-                raise UserError(f"suite={suite}: {name} needs the condition "
-                                f"{OFFLINE.name} before it in {test_set.name}")
-            metrics["obeyed"] = obeyed_share(orders, plain, utterances)
-        rows.append(Row(suite, test_set.name, name, metrics,
-                        published(test_set.paper, name)))
-        if name == test_set.conditions[0]:
-            first = results
-    return rows, first
+        if condition.force_language:  # it was told
+            metrics = {name: value for name, value in metrics.items()
+                       if not name.startswith("lid_accuracy")}
+        if condition.orders:
+            metrics["obeyed"] = obeyed_share(condition.orders, by_name[OFFLINE], utterances)
+        yield condition, results, metrics
+
+
+def score(test_set: TestSet, condition: Condition, model: Model, processor: Qwen3ASRProcessor,
+          config: DictConfig) -> tuple[Results, list[list[float]]]:
+    """Results of one set, and of streams the seconds that each chunk took."""
+    if not condition.streaming:
+        return score_entries(model, processor, test_set.entries, config, condition=condition), []
+    streamed = score_live(model, processor, test_set.entries, config, condition, config.stage.live)
+    return streamed.results, streamed.chunk_seconds
 
 
 def published(paper: dict[str, float], condition: str) -> dict[str, float]:
     """The figures under a condition: those of ``MODEL CONDITION``, offline those of ``MODEL``."""
-    if condition != OFFLINE.name:
+    if condition != OFFLINE:
         tail = f" {condition}"
         return {model.removesuffix(tail): rate for model, rate in paper.items()
                 if model.endswith(tail)}
@@ -148,7 +113,7 @@ def published(paper: dict[str, float], condition: str) -> dict[str, float]:
 
 def measure(utterances: list[Utterance]) -> dict[str, float]:
     """Error rates with the 95 % interval, and what contexts and sounds add to them."""
-    metrics = score(utterances)
+    metrics = rates(utterances)
     low, high = bootstrap_interval(utterances)
     metrics |= {"wer_low": low, "wer_high": high}
     for name, value in (("entity_recall", entity_recall(utterances)),
@@ -173,33 +138,3 @@ def cost_growth(streams: list[list[float]]) -> dict[str, float]:
     growths = [median(times[-COST_WINDOW - 1:-1]) / median(times[2:2 + COST_WINDOW])
                for times in streams if len(times) >= 2 * COST_WINDOW + 3]
     return {"cost_growth": median(growths)} if growths else {}
-
-
-def build_condition(name: str, options: DictConfig, test_set: TestSet, config: DictConfig
-                    ) -> Condition:
-    """A condition of ``stage.conditions`` for one test set, whose samples its contexts are of."""
-    known = {"streaming", "window", "force_language", "contexts", "augmentation", "orders"}
-    if unknown := set(options) - known:
-        raise UserError(f"stage.conditions.{name}: unknown {sorted(unknown)}; there are "
-                        f"{sorted(known)}")
-    made = {field: options[field] for field in ("streaming", "window", "force_language")
-            if field in options}
-    if "augmentation" in options:
-        made["augmentation"] = augment.build(OmegaConf.to_container(options.augmentation))
-    if "contexts" in options:
-        contexts = {key: tuple(value) if isinstance(value, list) else value for key, value in
-                    OmegaConf.to_container(options.contexts).items()}
-        if orders := orders_of(options):
-            contexts["orders"] = tuple(order.text for order in orders)
-        records = sample_records(test_set.shards, config.stage.context_texts)
-        table = EntityTable(((r["text"], r.get("entities")) for r in records),
-                            contexts.get("rare_share", Context.rare_share))
-        made["contexts"] = ContextBuilder(Context(**contexts), table,
-                                          [r["text"] for r in records if r["text"]])
-    return Condition(name, **made)
-
-
-def orders_of(options: DictConfig) -> list[Order]:
-    """The orders of a condition, if it has any."""
-    return [Order(**order) for order in OmegaConf.to_container(
-        options.get("orders") or OmegaConf.create([]))]

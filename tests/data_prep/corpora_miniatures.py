@@ -247,9 +247,9 @@ MINIATURES = {
     "mls": Miniature(
         mls, broken="mls_*/*/transcripts.txt",
         records={"mls_german/test": {"1_2_000000": ("ein wort", "German", {"speaker": "1"})},
-                 "mls_polish_opus/test": {"1_2_000000": ("ein wort", "Polish", {"speaker": "1"})}},
+                 "mls_polish/test": {"1_2_000000": ("ein wort", "Polish", {"speaker": "1"})}},
         bad={"mls_german/test": {"1_2_000001": MISSING},
-             "mls_polish_opus/test": {"1_2_000001": MISSING}}),
+             "mls_polish/test": {"1_2_000001": MISSING}}),
     "voxpopuli": Miniature(
         voxpopuli, broken="*/asr_*.tsv",
         records={f"{folder}/test": {"20180613-x-1": ("thank you", "English", {

@@ -181,7 +181,11 @@ def test_an_unknown_split_is_refused(tmp_path, capsys):
     assert "'nosuch' is not one of test, dev, train" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
+PUBLISHED = [path for path in sorted(SUITES.glob("*.yaml"))
+             if path.stem not in ("embedded", "mine")]  # not of public corpora
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_suite(path):
     suite = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert list(suite) == ["name", "sets", "averages", "conditions"]
@@ -223,7 +227,7 @@ def test_published_averages(suite, average, published):
 
 def test_suites_agree_where_they_have_the_same_shards():
     seen: dict[tuple[str, str], float] = {}
-    for path in sorted(SUITES.glob("*.yaml")):
+    for path in PUBLISHED:
         for each in yaml.safe_load(path.read_text(encoding="utf-8"))["sets"].values():
             for model, rate in each["paper"].items():
                 # The report itself has 6.00 and 6.04 % for MLS in English and the 0.6B model.

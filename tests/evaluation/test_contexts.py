@@ -64,6 +64,22 @@ def test_what_shows_that_an_order_was_obeyed(order, answer, obeyed):
     assert order.obeyed(utterance(), answer) is obeyed
 
 
+def test_words_are_asked_for_as_whole_words():
+    order = Order("Write OK", says="OK")
+    assert not order.obeyed(utterance(), utterance(hypothesis="the red book"))
+    assert order.obeyed(utterance("the book", "the book"), utterance("the book", "OK"))
+
+
+def test_orders_that_would_not_show_do_not_count():
+    german = utterance(language="German", predicted="German")
+    orders = [Order("To German", language="German"), Order("Be silent", empty=True)]
+    assert obeyed_share(orders, [german], [
+        utterance(language="German", predicted="German", context="To German"),
+        utterance(language="German", context="Be silent", hypothesis="")]) == 1.0
+    with pytest.raises(ValueError, match="no context"):
+        obeyed_share(orders[:1], [german], [utterance(language="German", context="To German")])
+
+
 def test_an_answer_that_was_so_without_the_order_is_not_obedience():
     silent, german = utterance(hypothesis=""), utterance(predicted="German")
     assert not Order("Be silent", empty=True).obeyed(silent, silent)

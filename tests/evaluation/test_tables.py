@@ -117,7 +117,7 @@ def test_files_read_back(tmp_path):
 def test_suite_table():
     found = tables(markdown(with_averages(ROWS, AVERAGES)))
     assert list(found) == ["librispeech", "context", "Offline against streaming", "Noise",
-                           "Context"]
+                           "Contexts and sounds"]
     assert found["librispeech"] == [
         ["Test set", "offline", "streaming", "LID offline", "0.6B (paper, offline)",
          "0.6B (paper, streaming)", "1.7B (paper)"],
@@ -137,10 +137,11 @@ def test_tables_across_suites():
         ["Suite", "Test set", "offline", "10 dB", "0 dB", "-5 dB"],
         ["librispeech", "clean", "2.11 (2.00–2.25)", "10.00", "20.00", "40.00"],
     ]
-    assert found["Context"] == [
-        ["Suite", "Test set", "Condition", "Error rate", "Entity recall", "False alarm"],
-        ["context", "names", "relevant", "10.00", "90.00", "1.00"],
-        ["context", "names", "distractors", "10.00", "70.00", MISSING],
+    assert found["Contexts and sounds"] == [
+        ["Suite", "Test set", "Condition", "Error rate", "Entity recall", "False alarm",
+         "Orders obeyed", "Sounds without text"],
+        ["context", "names", "relevant", "10.00", "90.00", "1.00", MISSING, MISSING],
+        ["context", "names", "distractors", "10.00", "70.00", MISSING, MISSING, MISSING],
     ]
 
 

@@ -4,9 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from qwen3asr_train.command_line import CONFIGS
+from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.tables import Row
+from qwen3asr_train.stages.conditions import find_sets
 from qwen3asr_train.stages.suites import cost_growth, figures, published
 
 SUITE = ["+suite.name=mini", "+suite.conditions=[offline]",
@@ -39,7 +43,13 @@ def test_a_suite_of_the_embedded_corpus(command_line, model, tmp_path):
     assert metrics["offline/wer"] == metrics["speech/offline/wer"]
     assert metrics["ratio"] == pytest.approx(
         metrics["speech/streaming/wer"] / metrics["speech/offline/wer"])
-    assert metrics["speech/forced_language/lid_accuracy"] == 1.0
+    assert "speech/forced_language/lid_accuracy" not in metrics  # it was told
+    assert not any(name.startswith("test/") for name in metrics)
+    assert "ratio" in done.stdout.splitlines()[-1]
+    results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert len(results) == 4 * (4 + 4 + 1)
+    forced = [row for row in results if row["condition"] == "forced_language"]
+    assert all(row["predicted_language"] == row["language"] for row in forced)
     assert {"names/with_entities/entity_recall", "names/distractors/false_alarm",
             "names/injection/obeyed", "sounds/offline/none_rate", "both/offline/wer"} \
         <= metrics.keys()
@@ -53,13 +63,30 @@ def test_a_suite_of_the_embedded_corpus(command_line, model, tmp_path):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["suite=librispeech"], "none of its shards is there"),
     (["suite=nothing"], "nothing"),
-    (["suite=embedded", "suite.conditions=[loud]"], "no condition 'loud'"),
 ])
 def test_a_suite_that_cannot_be_scored(command_line, model, arguments, message):
     done = command_line("stage=evaluate", f"init_from={model}", *arguments, small=False,
                         check=False)
     assert done.returncode == 2 and message in done.stderr
     assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["suite=embedded", "suite.conditions=[loud]"], "no condition 'loud'"),
+    (["suite=mine"], "data.test="),
+    (["suite=embedded", "+suite.averages={all: [nowhere]}"], "the average 'all'"),
+    (["suite=embedded", "+suite.sets.sounds.conditions=[injection]"], "needs the condition offline"),
+    (["suite=mine", "data.test=TEST", "suite.conditions=[typo]",
+      "+stage.conditions.typo={contexts: {entitys: 1}}"], "entitys"),
+    (["suite=mine", "data.test=TEST", "suite.conditions=[distractors]"], "`entities`"),
+    (["suite=embedded", "+suite.headline.x='a/b /c'"], "headline x"),
+])
+def test_mistakes_are_found_before_anything_is_scored(corpus, arguments, message):
+    arguments = [argument.replace("TEST", corpus["test"]) for argument in arguments]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("config", ["stage=evaluate", "stage.init_from=x", "run_dir=x", *arguments])
+    with pytest.raises(UserError, match=message):
+        find_sets(OmegaConf.to_container(config.suite, resolve=True), config)
 
 
 def test_headline_figures():
@@ -85,8 +112,6 @@ def test_cost_growth_compares_late_chunks_with_early_ones():
 
 
 def test_suite_files_use_conditions_that_exist():
-    from qwen3asr_train.command_line import CONFIGS
-
     known = set(OmegaConf.load(CONFIGS / "stage" / "evaluate.yaml").conditions)
     for file in (CONFIGS / "suite").glob("*.yaml"):
         suite = OmegaConf.load(file)
