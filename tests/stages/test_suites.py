@@ -75,7 +75,7 @@ def test_a_suite_that_cannot_be_scored(command_line, model, arguments, message):
     (["suite=embedded", "suite.conditions=[loud]"], "no condition 'loud'"),
     (["suite=mine"], "data.test="),
     (["suite=embedded", "+suite.averages={all: [nowhere]}"], "the average 'all'"),
-    (["suite=embedded", "+suite.sets.sounds.conditions=[injection]"], "needs the condition offline"),
+    (["suite=embedded", "+suite.sets.sounds.conditions=[injection]"], "needs the condition off"),
     (["suite=mine", "data.test=TEST", "suite.conditions=[typo]",
       "+stage.conditions.typo={contexts: {entitys: 1}}"], "entitys"),
     (["suite=mine", "data.test=TEST", "suite.conditions=[distractors]"], "`entities`"),
