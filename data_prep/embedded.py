@@ -56,6 +56,7 @@ class Corpus:
     validation_samples: int = 100
     test_samples: int = 400
     sentences: tuple[int, int] = (1, 1)
+    pause_seconds: tuple[float, float] = (0.0, 0.0)
     sound_share: float = 0.0
     conversation_share: float = 0.0
     entity_share: float = 0.0
@@ -64,6 +65,9 @@ class Corpus:
     def __post_init__(self) -> None:
         if not 1 <= self.sentences[0] <= self.sentences[1]:
             raise UserError(f"data.corpus.sentences={list(self.sentences)}: fewest and most")
+        if not 0 <= self.pause_seconds[0] <= self.pause_seconds[1]:
+            raise UserError(f"data.corpus.pause_seconds={list(self.pause_seconds)}: shortest and "
+                            "longest")
         if min(self.sound_share, self.conversation_share) < 0 or \
                 self.sound_share + self.conversation_share > 1:
             raise UserError("data.corpus.sound_share and conversation_share: between 0 and 1, also "
@@ -153,6 +157,10 @@ def _speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.ra
                           "pitch_range": int(rng.integers(30, 71))})
         speech = _speaker().synthesize(text, LANGUAGES[language].espeak, **turns[number % speakers])
         waveform = to_mono_16k(speech.waveform.astype(np.float32) / 32768, speech.rate)
+        if number and corpus.pause_seconds[1]:
+            pause = np.zeros(int(rng.uniform(*corpus.pause_seconds) * SAMPLE_RATE), np.float32)
+            waveforms.append(pause)
+            start += len(pause) / SAMPLE_RATE
         words += [[word, round(start + a, 4), round(start + b, 4)] for word, a, b in speech.words]
         start += len(waveform) / SAMPLE_RATE
         texts.append(text)
@@ -270,6 +278,8 @@ def main() -> int:
     parser.add_argument("--test-samples", type=int, default=Corpus.test_samples)
     parser.add_argument("--sentences", type=int, nargs=2, default=(1, 1), metavar="N",
                         help="in a sample, fewest and most (default: 1 1)")
+    parser.add_argument("--pause-seconds", type=float, nargs=2, default=(0.0, 0.0), metavar="S",
+                        help="between the sentences of a sample (default: 0 0)")
     parser.add_argument("--sound-share", type=float, default=0.0, metavar="SHARE",
                         help="of the samples: sounds without speech (default: %(default)s)")
     parser.add_argument("--conversation-share", type=float, default=0.0, metavar="SHARE",

@@ -38,6 +38,22 @@ def test_a_conversation_has_the_words_of_both_in_time_order():
         assert record["meta"]["variant"] in voices("test")
 
 
+def test_pauses_between_sentences():
+    plain, paused = Corpus(sentences=(3, 3)), Corpus(sentences=(3, 3), pause_seconds=(0.5, 0.5))
+    for number in range(5):
+        (_, without, _), (_, record, audio) = (make_sample(c, "train", number)
+                                              for c in (plain, paused))
+        waveform = soundfile.read(io.BytesIO(audio))[0]
+        assert record["duration"] == pytest.approx(len(waveform) / 16_000, abs=1e-3)
+        gaps = [after[1] - before[2] for before, after in
+                zip(record["words"], record["words"][1:], strict=False)]
+        assert sum(gap >= 0.49 for gap in gaps) == 2
+        for _, start, end in record["words"]:
+            assert np.abs(waveform[int(start * 16_000):int(end * 16_000)]).max() > 0.01
+        first = next(i for i, gap in enumerate(gaps) if gap >= 0.49) + 1
+        assert record["words"][:first] == without["words"][:first]
+
+
 def test_names_of_several_spellings():
     languages = ("English", "Chinese", "Korean")
     corpus = Corpus(languages=languages, entity_share=1.0, sentences=(1, 3))
