@@ -104,7 +104,7 @@ class Transcriber:
             if (kept := self.guard.loop(tokens)) is not None:
                 tokens = tokens[:kept]
             language, text = split_output(self.processor.tokenizer.decode(tokens))
-            text = text.replace("\N{REPLACEMENT CHARACTER}", "")  # half a character
+            text = text.replace("\N{REPLACEMENT CHARACTER}", "").strip()  # half a character
             transcripts.append(Transcript(self.language or language, text, row.confidence,
                                           len(tokens) + 1))
         return transcripts

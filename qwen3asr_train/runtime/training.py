@@ -54,8 +54,9 @@ class TrainingModule(lightning.LightningModule):
     def transfer_batch_to_device(self, batch: dict, device: torch.device, dataloader_idx: int
                                  ) -> dict:
         """The tensors of ``inputs``; ``meta`` stays as it is."""
-        return batch | {"inputs": {name: tensor.to(device, non_blocking=True)
-                                   for name, tensor in batch["inputs"].items()}}
+        return batch | {"inputs": {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in batch["inputs"].items()}}
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         """Seed what the forward pass draws (dropout) by the step: a resumed run draws the same."""

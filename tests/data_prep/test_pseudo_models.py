@@ -105,7 +105,9 @@ def test_our_models(checkpoint):
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         found = model.generate(**inputs, max_new_tokens=8, do_sample=False)
         words = processor.tokenizer.decode(found[0, inputs["input_ids"].shape[1]:])
-        assert label.text == re.sub(r"<\|[^|]*\|>|<asr_text>", "", words).strip()
+        # half a character, as a random model writes it, is left out
+        words = re.sub(r"<\|[^|]*\|>|<asr_text>", "", words).replace("\ufffd", "").strip()
+        assert label.text == words
         assert label.language == "English"
 
 
