@@ -31,13 +31,14 @@ from data_prep.samples import (
     Item,
     Receipt,
     bad_item,
+    holds,
     make_key,
     record_of,
     start_worker,
     write_atomically,
     write_block,
 )
-from qwen3asr_train.data.shards import index_path, read_summary
+from qwen3asr_train.data.shards import index_path
 from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.evaluation.languages import known_language, language_name
 
@@ -298,11 +299,7 @@ def _earlier(block: Block) -> Receipt | None:
         raise UserError(f"{shard} was made from other items than those it would hold now (rows "
                         "added, removed or changed); choose another folder, or write all anew "
                         "with --overwrite")
-    try:
-        whole = not receipt.samples or read_summary(shard).samples == receipt.samples
-    except DataError:
-        whole = False
-    return receipt if whole else None
+    return receipt if holds(shard, receipt.samples) else None
 
 
 def _prepare(out: Path, settings: dict, resume: bool) -> None:

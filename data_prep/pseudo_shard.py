@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_prep.pseudo_filters import Filters, agreement
-from data_prep.samples import Cancelled
+from data_prep.samples import Cancelled, holds
 from qwen3asr_train.data.audio import SAMPLE_RATE, decode
 from qwen3asr_train.data.shards import (
     Entry,
@@ -133,11 +133,7 @@ def earlier(shard: str, plan: Plan) -> Labelled | None:
             return None
         raise DataError(f"{target} was made {changed}; choose another folder, or write it anew "
                         "with --overwrite")
-    try:
-        whole = not receipt.samples or read_summary(target).samples == receipt.samples
-    except DataError:
-        whole = False
-    return receipt if whole else None
+    return receipt if holds(target, receipt.samples) else None
 
 
 def _fingerprint(shard: str) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 
 from qwen3asr_train.data.audio import EXTENSIONS, SAMPLE_RATE, decode, encode, to_mono_16k
-from qwen3asr_train.data.shards import ShardWriter, check_record
+from qwen3asr_train.data.shards import ShardWriter, check_record, read_summary
 from qwen3asr_train.errors import DataError, UserError
 
 OVERSHOOT = 0.5
@@ -127,6 +127,14 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def holds(shard: Path, samples: int) -> bool:
+    """Whether a shard that was to hold so many samples does; one of none is not written at all."""
+    try:
+        return not samples or read_summary(shard).samples == samples
+    except DataError:
+        return False
 
 
 def make_key(text: str) -> str:

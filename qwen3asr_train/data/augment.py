@@ -18,6 +18,7 @@ from qwen3asr_train.data.augment_time import (
     scale_times,
 )
 from qwen3asr_train.errors import UserError
+from qwen3asr_train.options import as_arguments
 
 _OWN_DRAWS = ("tempo", "pitch", "reverb", "noise_file", "babble", "clipping", "codec")
 """Steps with a generator each. New ones go to the end, so that the draws of the others stay."""
@@ -219,7 +220,7 @@ def _check_range(name: str, value: object) -> None:
 
 def build(config: dict | None) -> Augmentation:
     """An :class:`Augmentation` from a config mapping (lists become tuples)."""
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in (config or {}).items()}
+    options = as_arguments(config or {})
     if isinstance(options.get("codecs"), str):
         options["codecs"] = (options["codecs"],)
     return Augmentation(**options)

@@ -1,6 +1,7 @@
 """Cells of the batch plan to batches: read, decode, augment, tokenise, collate."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +69,8 @@ class SpeechDataset(Dataset):
         for entry in cell.entries:
             try:
                 sample = self.sample(entry, cell.epoch)
-                examples.append(self._example(entry, sample))
+                with naming(entry):
+                    examples.append(self._example(sample))
             except DataError as error:
                 skipped.append(str(error))
                 continue
@@ -98,7 +100,7 @@ class SpeechDataset(Dataset):
         record, waveform = self._read(entry)
         key = f"{entry.key}#{entry.copy}" if entry.copy else entry.key
         rng = sample_rng(self.seed, epoch, key)
-        try:
+        with naming(entry):
             if self.joiner is not None:
                 record, waveform = self._joined(entry, record, waveform,
                                                 sample_rng(self.seed, epoch, f"{key}/join"))
@@ -114,8 +116,6 @@ class SpeechDataset(Dataset):
             if question is None and self.contexts is not None:
                 context = self.contexts.draw(record, rng)
             return Sample(record, waveform, mel, part, question, context)
-        except DataError as error:
-            raise DataError(f"{entry.name}: {error}") from error
 
     def _read(self, entry: Entry) -> tuple[dict, np.ndarray]:
         record, payload = self._reader.read(entry)
@@ -139,13 +139,7 @@ class SpeechDataset(Dataset):
             return record, waveform
         return concatenate(samples, rng, self.joiner.options.pause_seconds)
 
-    def _example(self, entry: Entry, sample: Sample) -> Example:
-        try:
-            return self._with_prompt(sample)
-        except DataError as error:
-            raise DataError(f"{entry.name}: {error}") from error
-
-    def _with_prompt(self, sample: Sample) -> Example:
+    def _example(self, sample: Sample) -> Example:
         mel, part = sample.features, sample.part
         tokens = features.audio_tokens(len(mel))
         if sample.question is not None:
@@ -165,6 +159,15 @@ class SpeechDataset(Dataset):
     def _blank(self) -> Example:
         mel = features.log_mel(np.zeros(features.MIN_SAMPLES, dtype=np.float32))
         return Example(mel, self.prompts.prompt(features.audio_tokens(len(mel))), [])
+
+
+@contextmanager
+def naming(entry: Entry) -> Iterator[None]:
+    """A DataError inside gets the place of the sample in front."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{entry.name}: {error}") from error
 
 
 def is_transcript(record: dict) -> bool:

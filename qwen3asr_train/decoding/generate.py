@@ -31,6 +31,12 @@ def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Model, Qwen3AS
     return asr.load(folder, attn_implementation)
 
 
+def autocast(device: str) -> torch.autocast:
+    """bfloat16 where a GPU has it."""
+    return torch.autocast(device, torch.bfloat16,
+                          enabled=device == "cuda" and torch.cuda.is_bf16_supported())
+
+
 def prompts_for(model: Model, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:
     """How a sample's ids look to ``model``."""
     return (DecoderPrompts if isinstance(model, aut.AuT) else PromptBuilder)(tokenizer)

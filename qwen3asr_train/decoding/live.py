@@ -35,6 +35,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3ASRProcessor
 
 from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.prompts import PromptBuilder
+from qwen3asr_train.decoding.generate import autocast
 from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.live_decoder import SegmentDecoder
 from qwen3asr_train.decoding.live_pauses import Pauses
@@ -186,8 +187,7 @@ class LiveTranscriber:
     @torch.inference_mode()
     def _answer(self, segment: "_Segment", samples: np.ndarray, last: bool = False) -> None:
         """What the model says now, and how much of it is fixed from here on."""
-        device = self.model.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        with autocast(self.model.device.type):
             segment.decoder.hear(samples)
             segment.answer = segment.decoder.answer(segment.answer, segment.fixed, last)
         segment.samples += len(samples)

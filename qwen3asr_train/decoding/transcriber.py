@@ -12,7 +12,7 @@ from qwen3asr_train.data import features
 from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.augment_join import join_texts
 from qwen3asr_train.data.collate import Example, collate
-from qwen3asr_train.decoding.generate import Model, generate, prompts_for
+from qwen3asr_train.decoding.generate import Model, autocast, generate, prompts_for
 from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.text import split_output
@@ -96,7 +96,7 @@ class Transcriber:
             examples, self._prompts.pad_id, with_prompts=True).items()}
         if self.window:
             inputs["window_chunks"] = torch.tensor(self.window)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with autocast(device.type):
             rows = generate(self.model, inputs, self.max_new_tokens)
         transcripts = []
         for row, piece in zip(rows, pieces, strict=True):

@@ -1,7 +1,9 @@
 """The test sets of a suite, and the conditions that they are heard under."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,6 +12,7 @@ from qwen3asr_train.data.context import Context, ContextBuilder, EntityTable
 from qwen3asr_train.data.shards import Entry, find_shards, read_entries
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.contexts import Order
+from qwen3asr_train.options import as_arguments
 from qwen3asr_train.stages.setup import as_list, embedded_folders, sample_records
 
 log = logging.getLogger(__name__)
@@ -69,9 +72,10 @@ def find_sets(suite: dict, config: DictConfig) -> list[TestSet]:
         except UserError as error:
             log.warning("suite %s: %s is left out: %s", suite["name"], name, error)
             continue
+        records = cache(partial(sample_records, shards, config.stage.context_texts))
         found.append(TestSet(
             name, [entry for shard in shards for entry in read_entries(shard)],
-            [build_condition(condition, config, shards)
+            [build_condition(condition, config, shards, records)
              for condition in _conditions_of(suite, name)], options.get("paper") or {}))
     if not found:
         raise UserError(f"suite={suite['name']}: none of its shards is there; the head of "
@@ -106,9 +110,10 @@ def _check(suite: dict, config: DictConfig) -> None:
                             "them with ' - ' or ' / ' between")
 
 
-def build_condition(name: str, config: DictConfig, shards: list[str]) -> Condition:
-    """A condition of ``stage.conditions`` for the test set in ``shards``, whose other samples
-    contexts are made of. Raises UserError for fields that there are not."""
+def build_condition(name: str, config: DictConfig, shards: list[str],
+                    records: Callable[[], list[dict]]) -> Condition:
+    """A condition of ``stage.conditions`` for the test set in ``shards``. Contexts are made of its
+    ``records``, which nothing else reads. Raises UserError for fields that there are not."""
     options = OmegaConf.to_container(config.stage.conditions[name] or OmegaConf.create({}))
     if unknown := set(options) - _FIELDS:
         raise UserError(f"stage.conditions.{name}: unknown {sorted(unknown)}; there are "
@@ -119,17 +124,16 @@ def build_condition(name: str, config: DictConfig, shards: list[str]) -> Conditi
         made["orders"] = [Order(**order) for order in options.get("orders", [])]
         made["augmentation"] = augment.build(options.get("augmentation"))
         if "contexts" in options:
-            contexts = {key: tuple(value) if isinstance(value, list) else value
-                        for key, value in options["contexts"].items()}
-            contexts |= {"orders": tuple(order.text for order in made["orders"])}
-            made["contexts"] = _builder(name, Context(**contexts), config, shards)
+            contexts = as_arguments(options["contexts"]) | {
+                "orders": tuple(order.text for order in made["orders"])}
+            made["contexts"] = _builder(name, Context(**contexts), shards, records())
     except TypeError as error:  # a field that a dataclass lacks
         raise UserError(f"stage.conditions.{name}: {error}") from error
     return Condition(name, **made)
 
 
-def _builder(name: str, options: Context, config: DictConfig, shards: list[str]) -> ContextBuilder:
-    records = sample_records(shards, config.stage.context_texts)
+def _builder(name: str, options: Context, shards: list[str], records: list[dict]
+             ) -> ContextBuilder:
     table = EntityTable(((r["text"], r.get("entities")) for r in records), options.rare_share)
     if (options.entities or options.distractors) and not table.pool:
         raise UserError(f"stage.conditions.{name} lists names, but no record of {shards[0]} or "

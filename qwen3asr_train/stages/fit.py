@@ -20,6 +20,7 @@ from qwen3asr_train.data.questions import Questions
 from qwen3asr_train.data.shards import Entry, read_entries
 from qwen3asr_train.decoding.generate import generate
 from qwen3asr_train.evaluation.metrics import Utterance, score
+from qwen3asr_train.options import as_arguments
 from qwen3asr_train.runtime.checkpoint import resume_from
 from qwen3asr_train.runtime.metrics import read_history
 from qwen3asr_train.runtime.training import TrainingModule, build_trainer
@@ -76,8 +77,7 @@ class SpeechData(lightning.LightningDataModule):
         return self.steps
 
     def _joiner(self) -> Joiner | None:
-        options = Joins(**{name: tuple(value) if isinstance(value, list) else value for name, value
-                           in OmegaConf.to_container(self._config.data.joins).items()})
+        options = Joins(**as_arguments(self._config.data.joins))
         if not options.share:
             return None
         return Joiner(options, sample_entries(self._splits.all_train, JOINED_ENTRIES))

@@ -1,7 +1,7 @@
 """Test sets to transcripts: offline in batches, or as streams, under a condition."""
 
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -10,13 +10,20 @@ from transformers import PreTrainedTokenizerBase, Qwen3ASRProcessor
 
 from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.context import DrawnContext
-from qwen3asr_train.data.dataset import SpeechDataset, Windows, loader
+from qwen3asr_train.data.dataset import Sample, SpeechDataset, Windows, loader, naming
 from qwen3asr_train.data.plan import evaluation_cells
 from qwen3asr_train.data.shards import Entry
-from qwen3asr_train.decoding.generate import Generated, Model, generate, load, prompts_for
+from qwen3asr_train.decoding.generate import (
+    Generated,
+    Model,
+    autocast,
+    generate,
+    load,
+    prompts_for,
+)
 from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.live import LiveTranscriber, transcript_of
-from qwen3asr_train.decoding.transcriber import Transcriber
+from qwen3asr_train.decoding.transcriber import Transcriber, Transcript
 from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.evaluation.languages import known_language
 from qwen3asr_train.evaluation.metrics import Utterance
@@ -27,7 +34,6 @@ from qwen3asr_train.stages.conditions import Condition
 
 Results = list[tuple[Utterance, Entry]]
 """Transcribed test samples and where they lie."""
-
 
 AS_IT_IS = Condition()
 
@@ -64,8 +70,7 @@ def _score_batches(model: Model, processor: Qwen3ASRProcessor, entries: list[Ent
     for batch in show_progress(batches, f"scoring, {condition.name}", len(cells), rank):
         skipped += batch["meta"]["skipped"]
         inputs = {name: tensor.to(device) for name, tensor in batch["inputs"].items()}
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"
-                            and torch.cuda.is_bf16_supported()):
+        with autocast(device):
             generated = generate(model, inputs, config.stage.decoding.max_new_tokens)
         results += read_batch(processor.tokenizer, generated, batch["meta"],
                               config.data.english_normaliser, condition.force_language)
@@ -76,72 +81,72 @@ def _score_long(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry]
                 config: DictConfig, rank: int, condition: Condition
                 ) -> tuple[Results, list[str]]:
     """The same for clips that are heard in pieces."""
-    samples, results, skipped = test_samples(model, processor, condition), [], []
     decoding = config.stage.decoding
-    label = f"scoring long clips, {condition.name}"
+
+    def transcribe(sample: Sample) -> Transcript:
+        transcriber = Transcriber(
+            model, processor, window=condition.window,
+            context="" if isinstance(model, AuT) else sample.context.text,
+            language=told_language(sample.record) if condition.force_language else None,
+            max_new_tokens=decoding.max_new_tokens, max_piece_seconds=decoding.max_piece_seconds,
+            batch_seconds=config.data.evaluation_seconds,
+            guard=RepetitionGuard(**config.stage.guard))
+        return transcriber([sample.waveform])[0]
+
+    return _one_by_one(test_samples(model, processor, condition), entries, transcribe, config,
+                       f"scoring long clips, {condition.name}", rank)
+
+
+def _one_by_one(samples: SpeechDataset, entries: list[Entry],
+                transcribe: Callable[[Sample], Transcript], config: DictConfig, label: str,
+                rank: int) -> tuple[Results, list[str]]:
+    """Results of these entries, and messages of what could not be used."""
+    results, skipped = [], []
     for entry in show_progress(entries, label, len(entries), rank):
         try:
             sample = samples.sample(entry)
-            transcriber = Transcriber(
-                model, processor, window=condition.window,
-                context="" if isinstance(model, AuT) else sample.context.text,
-                language=told_language(sample.record) if condition.force_language else None,
-                max_new_tokens=decoding.max_new_tokens,
-                max_piece_seconds=decoding.max_piece_seconds,
-                batch_seconds=config.data.evaluation_seconds,
-                guard=RepetitionGuard(**config.stage.guard))
-            found = transcriber([sample.waveform])[0]
+            with naming(entry):
+                found = transcribe(sample)
         except DataError as error:
-            skipped.append(_placed(error, entry))
+            skipped.append(str(error))
             continue
         results.append((utterance_of(entry, sample.record, sample.context, found.language,
                                      found.text, config.data.english_normaliser), entry))
     return results, skipped
 
 
-@dataclass
-class Streamed:
-    """Results of streams, and the seconds that each chunk of each stream took."""
-
-    results: Results = field(default_factory=list)
-    chunk_seconds: list[list[float]] = field(default_factory=list)
-
-
 def score_live(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
                config: DictConfig, condition: Condition, live: DictConfig, rank: int = 0,
-               ranks: int = 1) -> Streamed:
-    """Transcribe every entry as a stream, one chunk after the other, with the options ``live``."""
+               ranks: int = 1) -> tuple[Results, list[list[float]]]:
+    """Transcribe every entry as a stream, one chunk after the other, with the options ``live``.
+
+    Also returns the seconds that each chunk of each stream took.
+    """
     options = OmegaConf.to_container(live, resolve=True)
     if condition.window:
         options["window_seconds"] = condition.window
     model = model.to(scoring_device(config)).eval()
-    samples, streamed, skipped = test_samples(model, processor, condition), Streamed(), []
-    mine = entries[rank::ranks]
-    for entry in show_progress(mine, f"scoring, {condition.name}", len(mine), rank):
-        events, times = [], []
-        try:
-            sample = samples.sample(entry)
-            stream = LiveTranscriber(
-                model, processor, context=sample.context.text,
-                language=told_language(sample.record) if condition.force_language else None,
-                guard=RepetitionGuard(**config.stage.guard), **options)
-            step = round(stream.chunk_seconds * SAMPLE_RATE)
-            for start in range(0, len(sample.waveform), step):
-                began = time.perf_counter()
-                events += stream.accept(sample.waveform[start:start + step])
-                times.append(time.perf_counter() - began)
-            events += stream.finish()
-        except DataError as error:
-            skipped.append(_placed(error, entry))
-            continue
-        found = transcript_of(events)
-        streamed.chunk_seconds.append(times)
-        streamed.results.append((utterance_of(
-            entry, sample.record, sample.context, found.language, found.text,
-            config.data.english_normaliser), entry))
+    times: list[list[float]] = []
+
+    def transcribe(sample: Sample) -> Transcript:
+        stream = LiveTranscriber(
+            model, processor, context=sample.context.text,
+            language=told_language(sample.record) if condition.force_language else None,
+            guard=RepetitionGuard(**config.stage.guard), **options)
+        events, seconds = [], []
+        step = round(stream.chunk_seconds * SAMPLE_RATE)
+        for start in range(0, len(sample.waveform), step):
+            began = time.perf_counter()
+            events += stream.accept(sample.waveform[start:start + step])
+            seconds.append(time.perf_counter() - began)
+        events += stream.finish()
+        times.append(seconds)
+        return transcript_of(events)
+
+    results, skipped = _one_by_one(test_samples(model, processor, condition), entries[rank::ranks],
+                                   transcribe, config, f"scoring, {condition.name}", rank)
     refuse_skipped(gather_lists(skipped), config)
-    return replace(streamed, results=gather_lists(streamed.results),
-                   chunk_seconds=gather_lists(streamed.chunk_seconds))
+    return gather_lists(results), gather_lists(times)
 
 
 def test_samples(model: Model, processor: Qwen3ASRProcessor, condition: Condition
@@ -156,11 +161,6 @@ def test_samples(model: Model, processor: Qwen3ASRProcessor, condition: Conditio
 def told_language(record: dict) -> str | None:
     """The language that a model is told where it is forced; None: not told, for want of one."""
     return known_language(record.get("language"))
-
-
-def _placed(error: DataError, entry: Entry) -> str:
-    """The message with the place of the sample, once."""
-    return str(error) if entry.name in str(error) else f"{entry.name}: {error}"
 
 
 def refuse_skipped(skipped: list[str], config: DictConfig) -> None:

@@ -14,6 +14,7 @@ from qwen3asr_train.data.shards import Entry, ShardReader, find_shards, read_ent
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr, aut
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
+from qwen3asr_train.options import as_arguments
 from qwen3asr_train.runtime.training import freeze
 
 log = logging.getLogger(__name__)
@@ -68,10 +69,8 @@ def embedded_folders(data: DictConfig, changes: dict | None = None) -> dict[str,
 
     if "corpus" not in data:
         raise UserError("embedded speech is made with data=embedded")
-    options = OmegaConf.to_container(data.corpus, resolve=True) | (changes or {})
     try:
-        corpus = Corpus(**{name: tuple(value) if isinstance(value, list) else value
-                           for name, value in options.items()})
+        corpus = Corpus(**as_arguments(data.corpus) | as_arguments(changes or {}))
     except TypeError as error:
         raise UserError(f"corpus: {error}") from error
     return ensure_corpus(corpus, data.cache_dir)
@@ -164,8 +163,7 @@ def sample_entries(shards: list[str], most: int) -> list[Entry]:
 
 def build_contexts(config: DictConfig, shards: list[str]) -> ContextBuilder | None:
     """What draws the training samples' contexts, as ``stage.context`` says; None when off."""
-    options = Context(**{name: tuple(value) if isinstance(value, list) else value for name, value
-                         in OmegaConf.to_container(config.stage.contexts).items()})
+    options = Context(**as_arguments(config.stage.contexts))
     if not options.on:
         return None
     if options.instructions and not options.orders:

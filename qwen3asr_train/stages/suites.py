@@ -11,8 +11,7 @@ from transformers import Qwen3ASRProcessor
 
 from qwen3asr_train.decoding.generate import Model
 from qwen3asr_train.evaluation.contexts import entity_recall, false_alarm, obeyed_share
-from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval
-from qwen3asr_train.evaluation.metrics import score as rates
+from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
 from qwen3asr_train.evaluation.tables import Row, with_averages, write_tables
 from qwen3asr_train.models.aut import AuT
 from qwen3asr_train.runtime.metrics import write_atomically
@@ -82,7 +81,7 @@ def _score_set(test_set: TestSet, model: Model, processor: Qwen3ASRProcessor, co
             log.warning("%s: %s is left out: an AuT has no context, and its streams are scored by "
                         "stage=aut", test_set.name, condition.name)
             continue
-        results, times = score(test_set, condition, model, processor, config)
+        results, times = _transcribe(test_set, condition, model, processor, config)
         by_name[condition.name] = utterances = [utterance for utterance, _ in results]
         metrics = measure(utterances) | cost_growth(times)
         if condition.force_language:  # it was told
@@ -93,13 +92,13 @@ def _score_set(test_set: TestSet, model: Model, processor: Qwen3ASRProcessor, co
         yield condition, results, metrics
 
 
-def score(test_set: TestSet, condition: Condition, model: Model, processor: Qwen3ASRProcessor,
-          config: DictConfig) -> tuple[Results, list[list[float]]]:
+def _transcribe(test_set: TestSet, condition: Condition, model: Model,
+                processor: Qwen3ASRProcessor, config: DictConfig
+                ) -> tuple[Results, list[list[float]]]:
     """Results of one set, and of streams the seconds that each chunk took."""
     if not condition.streaming:
         return score_entries(model, processor, test_set.entries, config, condition=condition), []
-    streamed = score_live(model, processor, test_set.entries, config, condition, config.stage.live)
-    return streamed.results, streamed.chunk_seconds
+    return score_live(model, processor, test_set.entries, config, condition, config.stage.live)
 
 
 def published(paper: dict[str, float], condition: str) -> dict[str, float]:
@@ -113,7 +112,7 @@ def published(paper: dict[str, float], condition: str) -> dict[str, float]:
 
 def measure(utterances: list[Utterance]) -> dict[str, float]:
     """Error rates with the 95 % interval, and what contexts and sounds add to them."""
-    metrics = rates(utterances)
+    metrics = score(utterances)
     low, high = bootstrap_interval(utterances)
     metrics |= {"wer_low": low, "wer_high": high}
     for name, value in (("entity_recall", entity_recall(utterances)),

@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import Qwen3ASRProcessor
 
@@ -10,7 +9,7 @@ from qwen3asr_train.data.dataset import SpeechDataset, loader
 from qwen3asr_train.data.plan import evaluation_cells
 from qwen3asr_train.data.questions import Questions
 from qwen3asr_train.data.shards import Entry
-from qwen3asr_train.decoding.generate import Model, generate, prompts_for
+from qwen3asr_train.decoding.generate import Model, autocast, generate, prompts_for
 from qwen3asr_train.runtime.progress import show_progress
 from qwen3asr_train.runtime.strategies import rank_and_size
 from qwen3asr_train.stages.scoring import gather_lists, scoring_device
@@ -37,8 +36,7 @@ def score_questions(model: Model, processor: Qwen3ASRProcessor, entries: list[En
     for batch in show_progress(batches, "scoring, questions", len(cells), rank):
         questions = batch["meta"]["questions"]
         inputs = {name: tensor.to(device) for name, tensor in batch["inputs"].items()}
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"
-                            and torch.cuda.is_bf16_supported()):
+        with autocast(device):
             generated = generate(model, inputs, config.stage.decoding.max_new_tokens)
         for asked, found in zip(questions, generated, strict=False):  # a blank has no question
             if asked is not None:
