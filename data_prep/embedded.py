@@ -34,7 +34,7 @@ from qwen3asr_train.data.plan import sample_rng, sample_seed
 from qwen3asr_train.data.shards import ShardWriter, find_shards, read_summary
 from qwen3asr_train.errors import DataError, UserError
 
-VERSION = 3
+VERSION = 4
 """Part of the hash: raise it when the same config would make other samples."""
 
 SPLITS = ("train", "validation", "test")
@@ -110,10 +110,10 @@ def draw_sentence(language: str, split: str, domains: tuple[str, ...],
 
 
 def draw_spelled(language: str, split: str, rng: np.random.Generator) -> SpelledSentence | None:
-    """A sentence of this split with a name of several spellings, which are all in one split."""
+    """A sentence with a name of several spellings; the name, however spelled, is in this split alone."""
     while True:
         spelled = spelled_sentence(language, rng)
-        if spelled is None or split_of(spelled.said) == split:
+        if spelled is None or split_of(spelled.said_entity) == split:
             return spelled
 
 
@@ -155,13 +155,17 @@ def _speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.ra
             turns.append({"variant": str(rng.choice(left)), "rate": int(rng.integers(140, 211)),
                           "pitch": int(rng.integers(30, 71)),
                           "pitch_range": int(rng.integers(30, 71))})
-        speech = _speaker().synthesize(text, LANGUAGES[language].espeak, **turns[number % speakers])
+        said = spelled.said if number == spelled_place else text
+        speech = _speaker().synthesize(said, LANGUAGES[language].espeak, **turns[number % speakers])
         waveform = to_mono_16k(speech.waveform.astype(np.float32) / 32768, speech.rate)
         if number and corpus.pause_seconds[1]:
             pause = np.zeros(int(rng.uniform(*corpus.pause_seconds) * SAMPLE_RATE), np.float32)
             waveforms.append(pause)
             start += len(pause) / SAMPLE_RATE
-        words += [[word, round(start + a, 4), round(start + b, 4)] for word, a, b in speech.words]
+        # a name's spellings have as many words (hanzi) as what was said
+        written = text.split() if LANGUAGES[language].spaced else text
+        words += [[word, round(start + a, 4), round(start + b, 4)]
+                  for word, (_, a, b) in zip(written, speech.words, strict=True)]
         start += len(waveform) / SAMPLE_RATE
         texts.append(text)
         waveforms.append(waveform)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import product
 from types import MappingProxyType
 
 import numpy as np
@@ -84,13 +85,14 @@ def sentence(language: str, domain: str, rng: np.random.Generator) -> str:
 
 @dataclass(frozen=True)
 class SpelledSentence:
-    """``entity``: the name in ``text`` that has ``others``, spellings that sound the same;
-    ``said``: the same for all of them."""
+    """``entity``: the name in ``text``, which could also be spelled as one of ``others``; the voice
+    is given ``said``, where it is ``said_entity``."""
 
     text: str
     entity: str
     others: tuple[str, ...]
     said: str
+    said_entity: str
 
 
 def spelled_sentence(language: str, rng: np.random.Generator) -> SpelledSentence | None:
@@ -98,13 +100,14 @@ def spelled_sentence(language: str, rng: np.random.Generator) -> SpelledSentence
     if language not in _spellings():
         return None
     spellings = _spellings()[language]
-    names = spellings["names"][rng.integers(len(spellings["names"]))]
+    groups = [row[rng.integers(len(row))] for row in spellings["names"]]
+    names = ["".join(parts) for parts in product(*groups)]
     entity = _choice(names, rng)
     template = _filled(_choice(spellings["sentences"], rng).replace("{entity}", "<>"),
                        _grammar(language).lists, rng)
     return SpelledSentence(template.replace("<>", entity), entity,
                            tuple(name for name in names if name != entity),
-                           template.replace("<>", names[0]))
+                           template.replace("<>", names[0]), names[0])
 
 
 def _filled(template: str, lists: Mapping[str, Sequence[str]], rng: np.random.Generator) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.embedded import Corpus, make_sample, voices
+from data_prep.embedded import SPLITS, Corpus, make_sample, voices
 from data_prep.sounds import KINDS, make_sound
 from qwen3asr_train.errors import UserError
 
@@ -63,6 +63,17 @@ def test_names_of_several_spellings():
             continue
         (entity,), others = record["entities"], record["meta"]["sounds_like"]
         assert entity in record["text"] and others and entity not in others
+        joined = ("" if record["language"] == "Chinese" else " ").join(w for w, _, _ in record["words"])
+        assert joined == record["text"]
+
+
+def test_a_name_is_in_one_split_however_it_is_spelled():
+    corpus = Corpus(entity_share=1.0)
+    names = {split: {name for record, _ in samples(corpus, split, 60)
+                     for name in (*record["entities"], *record["meta"]["sounds_like"])}
+             for split in SPLITS}
+    assert not names["train"] & names["test"] and not names["train"] & names["validation"]
+    assert not names["validation"] & names["test"]
 
 
 def test_every_kind_of_sound_comes_and_babble_is_loud_all_along():
