@@ -1,0 +1,113 @@
+"""Shared prompts against rows of their own, and sampling against the plain way."""
+
+import pytest
+import torch
+
+from qwen3asr_train.data import features
+from qwen3asr_train.data.collate import Example, collate
+from qwen3asr_train.data.prompts import PromptBuilder
+from qwen3asr_train.decoding.generate import generate
+from qwen3asr_train.models.policy import Sampling, answer_log_probs, pack, sample_answers
+
+
+@pytest.fixture(scope="module")
+def examples(processor, waveforms):
+    prompts = PromptBuilder(processor.tokenizer)
+    mels = [features.log_mel(waveform) for waveform in waveforms[:3]]
+    return [Example(mel, prompts.prompt(features.audio_tokens(len(mel)), context), [])
+            for mel, context in zip(mels, ["", "light, now", ""], strict=True)]
+
+
+@pytest.fixture(scope="module")
+def batch(examples, processor):
+    return collate(examples, processor.tokenizer.pad_token_id, with_prompts=True)
+
+
+@pytest.fixture(scope="module")
+def answers(processor):
+    prompts = PromptBuilder(processor.tokenizer)
+    texts = [["turn on", "the light", ""], ["关上客厅的门", "now"], ["please turn", "on", "on", "now"]]
+    return [[prompts.target(text, "English") for text in row] for row in texts]
+
+
+def log_probs_of(model, prompt, answer, example, temperature):
+    """One answer to one utterance, in a row of its own."""
+    alone = collate([example], 0)
+    ids = torch.tensor([prompt + answer])
+    hidden = model.model.language_model(
+        inputs_embeds=model.embed(ids, model.encode_audio(alone)), use_cache=False).last_hidden_state
+    logits = (hidden[0, len(prompt) - 1:-1] @ model.lm_head.weight.T) / temperature
+    return logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.8])
+def test_packed_rows_equal_rows_of_their_own(model, examples, batch, answers, temperature):
+    packed = pack([e.prompt for e in examples], answers, 0) | {
+        name: batch[name] for name in ("input_features", "chunk_lengths", "clip_chunks")}
+    weights = torch.randn(len(packed["targets"]), generator=torch.Generator().manual_seed(0))
+    results = []
+    for way in ("packed", "apart"):
+        model.zero_grad()
+        if way == "packed":
+            found, entropy = answer_log_probs(model, packed, temperature)
+            assert (entropy > 0).all() and entropy.shape == found.shape
+        else:
+            found = torch.cat([log_probs_of(model, e.prompt, answer, e, temperature)
+                               for e, row in zip(examples, answers, strict=True) for answer in row])
+        (found * weights).sum().backward()
+        results.append((found.detach(), {name: p.grad.clone() for name, p in
+                                         model.named_parameters() if p.grad is not None}))
+    (ours, our_grads), (theirs, their_grads) = results
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert our_grads.keys() == their_grads.keys()
+    for name, grad in our_grads.items():
+        assert (grad - their_grads[name]).norm() <= 1e-5 * their_grads[name].norm() + 1e-6, name
+
+
+def test_sampling_inverts_the_distribution_token_by_token(model, examples, batch):
+    uniforms = torch.rand(3, 2, 12, generator=torch.Generator().manual_seed(1))
+    found = sample_answers(model, batch, uniforms, Sampling(2, 1.3, 12))
+    ends = set(model.generation_config.eos_token_id)
+    for example, rows, draws in zip(examples, found, uniforms, strict=True):
+        for (tokens, log_probs), row in zip(rows, draws, strict=True):
+            expected = []
+            while len(expected) < 12 and not (expected and expected[-1] in ends):
+                ids = torch.tensor([example.prompt + expected])
+                hidden = model.model.language_model(inputs_embeds=model.embed(
+                    ids, model.encode_audio(collate([example], 0)))).last_hidden_state[0, -1]
+                below = (model.lm_head.weight @ hidden / 1.3).double().softmax(0).cumsum(0)
+                expected.append(int((below <= float(row[len(expected)])).sum()))
+            assert tokens == expected
+            torch.testing.assert_close(
+                torch.tensor(log_probs), log_probs_of(model, example.prompt, tokens, example, 1.3),
+                rtol=1e-4, atol=1e-4)
+
+
+def test_neighbours_and_order_do_not_matter(model, examples, batch, processor):
+    uniforms = torch.rand(3, 4, 10, generator=torch.Generator().manual_seed(2))
+    together = sample_answers(model, batch, uniforms, Sampling(4, 1.0, 10))
+    for i, example in enumerate(examples):
+        alone = collate([example], processor.tokenizer.pad_token_id, with_prompts=True)
+        (found,) = sample_answers(model, alone, uniforms[i:i + 1], Sampling(4, 1.0, 10))
+        assert [tokens for tokens, _ in found] == [tokens for tokens, _ in together[i]]
+
+
+def test_cold_sampling_is_greedy_decoding(model, batch):
+    uniforms = torch.full((3, 2, 16), 0.5)
+    found = sample_answers(model, batch, uniforms, Sampling(2, 1e-4, 16))
+    ends = set(model.generation_config.eos_token_id)
+    for rows, greedy in zip(found, generate(model, batch, 16), strict=True):
+        for tokens, _ in rows:
+            assert [t for t in tokens if t not in ends] == greedy.tokens
+
+
+def test_answers_end_once_and_within_the_limit(model, batch):
+    ends = set(model.generation_config.eos_token_id)
+    # high temperature on a small vocabulary: ends come early in some rows, so that rows are dropped
+    uniforms = torch.rand(3, 40, 200, generator=torch.Generator().manual_seed(3))
+    found = [row for rows in sample_answers(model, batch, uniforms, Sampling(40, 50.0, 200))
+             for row in rows]
+    assert all(len(tokens) == len(logs) <= 200 for tokens, logs in found)
+    assert all(not ends & set(tokens[:-1]) for tokens, _ in found)
+    lengths = sorted(len(tokens) for tokens, _ in found)
+    assert lengths[0] < 100 and all(tokens[-1] in ends for tokens, _ in found if len(tokens) < 200)
