@@ -1,6 +1,6 @@
 """Samples to one batch of tensors."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ from qwen3asr_train.data.features import chunk
 IGNORE = -100
 
 
-@dataclass(frozen=True)
-class Example:
-    """One sample ready for a batch: features ``(frames, 128)``, prompt and target ids."""
+class Example(NamedTuple):
+    """One sample ready for a batch: features ``(frames, 128)``, prompt and target ids.
+
+    A tuple: Lightning's DeepSpeed strategy walks through batches and refuses frozen dataclasses.
+    """
 
     features: Tensor
     prompt: list[int]

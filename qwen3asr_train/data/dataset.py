@@ -49,7 +49,8 @@ class SpeechDataset(Dataset):
     still takes part in the step.
 
     ``with_prompts``: also what generation starts from; that ends with what ``told_language`` says
-    of the record, if it says a language.
+    of the record, if it says a language. ``with_examples``: ``meta`` also has the ``examples`` that
+    the batch was made of, to make others of them, and the ``waveforms``.
     """
 
     def __init__(self, prompts: PromptBuilder, *, seed: int = 0,
@@ -57,9 +58,11 @@ class SpeechDataset(Dataset):
                  questions: Questions = NO_QUESTIONS, contexts: ContextBuilder | None = None,
                  partial: Partial = WHOLE, joiner: Joiner | None = None,
                  windows: "Windows | None" = None, with_prompts: bool = False,
+                 with_examples: bool = False,
                  told_language: Callable[[dict], str | None] | None = None):
         self.prompts = prompts
-        self.seed, self.augmentation, self.with_prompts = seed, augmentation, with_prompts
+        self.seed, self.augmentation = seed, augmentation
+        self.with_prompts, self.with_examples = with_prompts, with_examples
         self.questions, self.contexts, self.joiner = questions, contexts, joiner
         self.partial, self.windows, self.told_language = partial, windows, told_language
         self._reader = ShardReader()
@@ -90,6 +93,8 @@ class SpeechDataset(Dataset):
             "step": cell.step,
             "skipped": skipped,
         }
+        if self.with_examples:
+            meta |= {"examples": examples, "waveforms": [sample.waveform for sample in samples]}
         return {"inputs": inputs, "meta": meta}
 
     def sample(self, entry: Entry, epoch: int = 0) -> Sample:

@@ -13,6 +13,7 @@ import numpy as np
 
 from qwen3asr_train.evaluation.languages import known_language
 from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
+from qwen3asr_train.evaluation.report_answers import answers_section
 from qwen3asr_train.evaluation.report_attention import AttentionMap, attention_section
 from qwen3asr_train.evaluation.report_clips import LEGEND, choose_clips, utterance_card, worst
 from qwen3asr_train.evaluation.report_svg import (
@@ -72,6 +73,7 @@ def write_report(
     windows: Sequence[WindowScore] = (),
     attention: Mapping[str, AttentionMap] = MappingProxyType({}),
     suite: Sequence[Row] = (),
+    answers: Sequence[Mapping] = (),
 ) -> None:
     """Writes the report of a run as one self-contained HTML file, atomically.
 
@@ -90,6 +92,7 @@ def write_report(
         windows: error rates at attention windows of the audio encoder and in streaming.
         attention: cross-attention by utterance key; the first 6 are drawn.
         suite: results of test sets under conditions.
+        answers: samples of reinforcement learning, see `report_answers.answers_section`.
 
     Empty arguments leave their section out.
     """
@@ -99,6 +102,7 @@ def write_report(
         "suite": ("Suite", tables_section(suite)),
         "windows": ("Attention windows", windows_section(windows)),
         "errors": ("Largest errors", _largest_errors(utterances)),
+        "answers": ("Answers and rewards", answers_section(answers)),
         "attention": ("Cross-attention", attention_section(attention)),
         "listen": ("Listen", _listen(utterances, clips)),
         "run": ("The run", _run(config_yaml, environment, timings)),

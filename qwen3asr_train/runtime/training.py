@@ -40,8 +40,9 @@ class TrainingModule(lightning.LightningModule):
         self._window = _Window()
         self._loaded: dict[str, dict] | None = None
 
-    def summed_losses(self, inputs: dict[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
-        """Name -> (weight, loss summed over the micro-batch's targets); one is ``loss``."""
+    def summed_losses(self, batch: dict) -> dict[str, tuple[float, Tensor]]:
+        """Name -> (weight, loss summed over the micro-batch's targets); one is ``loss``. What has
+        no weight is only logged."""
         raise NotImplementedError
 
     def on_train_start(self) -> None:
@@ -64,9 +65,9 @@ class TrainingModule(lightning.LightningModule):
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         """Loss whose average over ranks and micro-batches is the mean over the step's targets."""
-        losses, meta = self.summed_losses(batch["inputs"]), batch["meta"]
+        losses, meta = self.summed_losses(batch), batch["meta"]
         self._window.add({name: loss.detach() for name, (_, loss) in losses.items()}, meta)
-        total = sum(weight * loss for weight, loss in losses.values())
+        total = sum(weight * loss for weight, loss in losses.values() if weight)
         # DDP and ZeRO divide by the ranks, Lightning by the micro-batches, DeepSpeed by them again
         parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
         if hasattr(self.trainer.strategy, "deepspeed_engine"):

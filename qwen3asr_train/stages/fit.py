@@ -104,9 +104,9 @@ class RecogniserModule(TrainingModule):
         self._utterances: list[tuple[Utterance, Entry]] = []
         self._losses: list[tuple[float, int]] = []
 
-    def summed_losses(self, inputs: dict) -> dict:
+    def summed_losses(self, batch: dict) -> dict:
         """Cross-entropy summed over target tokens, and CTC where it is on."""
-        loss, ctc = self.model.target_loss(inputs, with_ctc=self._ctc_weight > 0)
+        loss, ctc = self.model.target_loss(batch["inputs"], with_ctc=self._ctc_weight > 0)
         losses = {"loss": (1.0, loss)}
         return losses if ctc is None else losses | {"ctc_loss": (self._ctc_weight, ctc)}
 

@@ -114,7 +114,8 @@ class Fragile(TrainingModule):
         for parameter in self.model.parameters():
             nn.init.ones_(parameter)  # far enough from the minimum for every step to go down
 
-    def summed_losses(self, inputs):
+    def summed_losses(self, batch):
+        inputs = batch["inputs"]
         loss = self.model(inputs["x"]).square().sum()
         return {"loss": (1.0, loss * float("nan") if inputs["step"] in self.bad_steps else loss)}
 

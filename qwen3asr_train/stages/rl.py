@@ -1,0 +1,193 @@
+"""Reinforcement learning with GSPO: a recogniser is rewarded for what it transcribes well.
+
+Once in ``stage.updates_per_rollout`` steps the current model answers the utterances of all these
+steps, ``stage.sampling.group`` times each; every answer is rewarded, and compared with the others
+to the same utterance. The steps then raise the probability of the better ones. ``RUN/model`` is a
+transformers checkpoint folder, scored on the test set as after SFT.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from transformers import Qwen3ASRProcessor
+
+from qwen3asr_train.data import augment
+from qwen3asr_train.data.dataset import SpeechDataset, StepLoader, loader
+from qwen3asr_train.data.prompts import PromptBuilder
+from qwen3asr_train.data.rollouts import RolloutLoader, rollout_cells
+from qwen3asr_train.errors import UserError
+from qwen3asr_train.models import asr
+from qwen3asr_train.models.policy import answer_log_probs
+from qwen3asr_train.objectives.gspo import policy_loss
+from qwen3asr_train.objectives.rewards import RewardSum
+from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
+from qwen3asr_train.stages.finish import finish_run
+from qwen3asr_train.stages.fit import RecogniserModule, SpeechData, fit, scored_entries
+from qwen3asr_train.stages.rollout import Group, Roller
+from qwen3asr_train.stages.scoring import gather_lists, score_entries
+from qwen3asr_train.stages.setup import add_lora, build_contexts, build_recogniser, resolve_data
+from qwen3asr_train.stages.sft import export
+
+SHOWN_GROUPS = 4
+"""Utterances of each rollout whose answers are kept in ``rollouts.jsonl``."""
+
+
+def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
+    """Train, save ``RUN/model``, score the test set, write report and metrics; returns these."""
+    started = time.perf_counter()
+    if config.stage.init_from is None:
+        raise UserError("stage=rl goes on from a recogniser: init_from=RUN/model")
+    rewards = RewardSum.of(OmegaConf.to_container(config.stage.rewards))
+    splits = resolve_data(config.data)
+    model, processor = build_recogniser(config, splits.all_train)
+    adapters = add_lora(model, config.model.lora)
+    module = PolicyModule(model, processor, config, rewards, run_dir)
+    data = PolicyData(splits, PromptBuilder(processor.tokenizer), config,
+                      build_contexts(config, splits.all_train))
+    fitted = fit(config, run_dir, module, data, started)
+    trained = time.perf_counter()
+
+    weights = gather_weights(model)
+    if fitted.trainer.is_global_zero:
+        export(model, processor, adapters, weights, run_dir / "model")
+    fitted.trainer.strategy.barrier()
+    results = []
+    if entries := scored_entries(splits, config):
+        finished, processor = asr.load(str(run_dir / "model"))
+        results = score_entries(finished, processor, entries, config, *rank_and_size())
+    fitted.timings["testing"] = time.perf_counter() - trained
+    if not fitted.trainer.is_global_zero:
+        return {}
+    return finish_run(config, run_dir, fitted.metrics, results, fitted.history, fitted.timings,
+                      answers=read_answers(run_dir / "rollouts.jsonl"))
+
+
+class PolicyData(SpeechData):
+    """The utterances of each rollout, with spares."""
+
+    def train_dataloader(self) -> RolloutLoader:
+        """Micro-batches of this rank from the trainer's step to ``max_steps``, by rollout."""
+        config, trainer, stage = self._config, self.trainer, self._config.stage
+        dataset = SpeechDataset(
+            self._prompts, seed=config.seed, contexts=self._contexts, joiner=self._joiner(),
+            augmentation=augment.build(OmegaConf.to_container(config.data.augmentation)),
+            with_prompts=True, with_examples=True)
+        start, stop, accumulate = trainer.global_step, trainer.max_steps, config.trainer.accumulate
+        cells = rollout_cells(self.plan, trainer.global_rank, trainer.world_size, accumulate,
+                              start, stop, stage.spares)
+        self.steps = StepLoader(loader(dataset, cells, config.data.workers),
+                                accumulate * (1 + stage.spares), config.data.max_bad_samples)
+        return RolloutLoader(self.steps, accumulate, stage.spares, stage.updates_per_rollout,
+                             start, stop)
+
+
+class PolicyModule(RecogniserModule):
+    """The policy, its rollouts and its loss."""
+
+    def __init__(self, model: asr.Recogniser, processor: Qwen3ASRProcessor, config: DictConfig,
+                 rewards: RewardSum, run_dir: Path):
+        super().__init__(model, processor.tokenizer, config, lr=config.stage.optimizer.lr,
+                         ctc_weight=0.0)
+        self._options, self._answers = config.stage, run_dir / "rollouts.jsonl"
+        self.roller = Roller(model, processor, config, rewards)
+        # in a list: no part of this module, and so of its checkpoints
+        self._reference = [asr.load(str(config.stage.init_from),
+                                    config.model.attn_implementation)[0].eval()] \
+            if self.roller.objective.kl else []
+        self._groups: list[tuple[int, Group]] = []
+
+    def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
+        """At the first micro-batch of a rollout: roll out all of them."""
+        super().on_train_batch_start(batch, batch_idx)
+        rollout = batch["meta"].pop("rollout", None)
+        if rollout is None:
+            return
+        self.roller.synced = getattr(self.trainer.strategy, "zero_stage_3", False)
+        number = self.global_step // self._options.updates_per_rollout
+        with self.trainer.precision_plugin.forward_context():
+            figures, _ = self.roller.roll_out(rollout, number)
+        self._groups = [(part["meta"]["step"], group)
+                        for part in rollout for group in part["meta"]["groups"]]
+        self.roller.saved = {}
+        self._keep_answers()
+        self.log_row(figures)
+
+    def summed_losses(self, batch: dict) -> dict:
+        """The policy loss of a micro-batch's answers, and what tells how far the policy has moved,
+        averaged over answers."""
+        inputs, objective = batch["meta"]["policy"], self.roller.objective
+        temperature = self.roller.sampling.temperature
+        found, entropy = answer_log_probs(self.model, inputs, temperature, inputs.get("audio"))
+        mask = inputs["mask"]
+        loss = policy_loss(objective, _padded(found, mask), inputs["old_log_probs"],
+                           inputs["advantages"], mask, self._reference_log_probs(inputs),
+                           self.roller.sampling.max_new_tokens)
+        answers = sum(len(group.answers) for group in batch["meta"]["groups"])
+        if not answers:  # a blank: the graph is walked, and adds nothing
+            return {"loss": (1.0, 0.0 * loss.total)}
+        scale = batch["meta"]["target_tokens"] / answers  # the log divides by target tokens
+        lengths = mask.sum(1)
+        gap = ((_padded(found.detach(), mask) - inputs["old_log_probs"]).abs() * mask).sum(1)
+        figures = {"ratio": loss.ratio, "ratio_deviation": (loss.ratio - 1).abs(),
+                   "clip_share": loss.clipped, "kl": loss.kl, "log_prob_gap": gap / lengths,
+                   "entropy": _padded(entropy, mask).sum(1) / lengths}
+        return {"loss": (1.0, loss.total)} | {
+            name: (0.0, scale * values.sum()) for name, values in figures.items()}
+
+    def _reference_log_probs(self, inputs: dict) -> torch.Tensor | None:
+        """Under the model that training began with; None without a KL term."""
+        if not self._reference:
+            return None
+        reference = self._reference[0].to(self.device)
+        with torch.no_grad():
+            found, _ = answer_log_probs(reference, inputs, self.roller.sampling.temperature,
+                                        inputs.get("audio"))
+        return _padded(found, inputs["mask"])
+
+    def _keep_answers(self) -> None:
+        """Add some of a rollout's answers to ``rollouts.jsonl``; tell of bad rewards."""
+        for problem in self.roller.problems[:1]:
+            self.print(f"step {self.global_step}: the reward {problem}; left out")
+        self.roller.problems = []
+        if not self.trainer.is_global_zero:
+            return
+        with open(self._answers, "a", encoding="utf-8") as file:
+            for _, group in self._groups[:SHOWN_GROUPS]:
+                file.write(json.dumps({
+                    "step": self.global_step, "key": group.entry.key,
+                    "language": group.record.get("language"), "reference": group.record["text"],
+                    "context": group.context.text, "answers": group.texts,
+                    "rewards": group.rewards, "parts": group.parts}, ensure_ascii=False) + "\n")
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """With the optimiser's state, the answers that later steps of the rollout train on."""
+        super().on_save_checkpoint(checkpoint)
+        mine = [(step, group.name, group.answers) for step, group in self._groups
+                if step >= self.global_step]
+        checkpoint["rollout"] = gather_lists(mine)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Answers of a rollout that is under way."""
+        super().on_load_checkpoint(checkpoint)
+        self.roller.saved = {(step, name): answers
+                             for step, name, answers in checkpoint.get("rollout", [])}
+
+
+def _padded(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Answers' tokens one after the other ``(tokens,)`` -> ``mask``'s shape, 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(
+        mask, values)
+
+
+def read_answers(path: Path) -> list[dict]:
+    """What ``rollouts.jsonl`` holds; the last line of a killed process may be cut."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows

@@ -1,0 +1,284 @@
+"""Rollouts: answers of the current policy, their rewards and advantages, as batches to train on."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from transformers import Qwen3ASRProcessor
+
+from qwen3asr_train.data.collate import Example, collate
+from qwen3asr_train.data.context import DrawnContext
+from qwen3asr_train.data.dataset import sum_over_ranks
+from qwen3asr_train.data.plan import sample_rng, sample_seed
+from qwen3asr_train.data.shards import Entry
+from qwen3asr_train.decoding.guard import RepetitionGuard
+from qwen3asr_train.decoding.policy_server import PolicyServer
+from qwen3asr_train.errors import UserError
+from qwen3asr_train.evaluation.text import split_output
+from qwen3asr_train.models import asr
+from qwen3asr_train.models.policy import Sampling, pack, sample_answers
+from qwen3asr_train.objectives.gspo import Objective, group_advantages, normaliser
+from qwen3asr_train.objectives.rewards import RewardSum
+from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
+
+FLAT = 1e-6
+"""Rewards of a group that differ less than this have no variance."""
+
+
+@dataclass
+class Group:
+    """The answers to one utterance. ``answers``: ids, the end included, and log-probabilities."""
+
+    entry: Entry
+    record: dict
+    context: DrawnContext
+    example: Example
+    waveform: np.ndarray
+    answers: list[tuple[list[int], list[float]]]
+    texts: list[str] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    rewards: list[float] = field(default_factory=list)
+    advantages: list[float] = field(default_factory=list)
+    audio: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """The utterance, also among copies of its own."""
+        return f"{self.entry.key}#{self.entry.copy}"
+
+    @property
+    def whole(self) -> bool:
+        """Whether every answer has a reward."""
+        return all(map(math.isfinite, self.rewards))
+
+    @property
+    def flat(self) -> bool:
+        """Whether all answers are equally good."""
+        return max(self.rewards) - min(self.rewards) < FLAT
+
+
+class Roller:
+    """Makes the rollouts of one rank; ``saved``: answers of an earlier process to go on with."""
+
+    def __init__(self, model: asr.Recogniser, processor: Qwen3ASRProcessor, config: DictConfig,
+                 rewards: RewardSum, synced: bool = False):
+        options = config.stage
+        self.model, self.processor, self.rewards = model, processor, rewards
+        self.tokenizer = processor.tokenizer
+        self.sampling = Sampling(**OmegaConf.to_container(options.sampling))
+        self.objective = Objective(**OmegaConf.to_container(options.objective))
+        self.guard = RepetitionGuard(**OmegaConf.to_container(options.guard))
+        self.server = PolicyServer(**options.server) if options.server.url else None
+        self.stop_at_bad_rewards = options.bad_rewards == "stop"
+        self.english_normaliser = config.data.english_normaliser
+        self.seed, self.synced = config.seed, synced
+        self.frozen_audio = not any(
+            p.requires_grad for part in (model.model.audio_tower, model.model.multi_modal_projector)
+            for p in part.parameters())
+        self.saved: dict[tuple[int, str], list] = {}
+        self.problems: list[str] = []
+
+    def roll_out(self, batches: Sequence[dict], number: int) -> tuple[dict[str, float],
+                                                                      list[Group]]:
+        """Put ``groups`` and what to train on into each batch's ``meta``; figures for the log.
+
+        ``number``: which rollout it is, for the randomness. Also returns all groups of this rank.
+        """
+        started, tally, groups = time.perf_counter(), Counter(), []
+        self.model.eval()
+        if self.server:
+            self._update_server()
+        for batch in batches:
+            found = self._answered(batch, number, tally)
+            batch["meta"]["groups"] = found
+            batch["meta"]["policy"] = self._training_batch(batch, found)
+            groups += found
+        self.model.train()
+        self._share_counts(batches)
+        return self._figures(groups, tally, time.perf_counter() - started), groups
+
+    def _answered(self, batch: dict, number: int, tally: Counter) -> list[Group]:
+        """Groups to train on: those with variance, and spares for the others."""
+        step = batch["meta"]["step"]
+        everything = [batch, *batch["meta"]["spares"]]
+        saved = {name: answers for (k, name), answers in self.saved.items() if k == step}
+        if saved:
+            found = [group for part in everything for group in self._restored(part, saved)]
+            if len(found) == len(saved):
+                return found
+        found = self._sampled(batch, number)
+        tally["flat"] += sum(group.flat for group in found if group.whole)
+        tally["dropped"] += sum(not group.whole for group in found)
+        tally["met"] += len(found)
+        kept = [group for group in found if group.whole and not group.flat]
+        wanted = len(found)
+        for spare in batch["meta"]["spares"]:
+            if not sum_over_ranks(wanted - len(kept))[0]:  # no rank lacks any
+                break
+            fresh = [g for g in self._sampled(spare, number) if g.whole and not g.flat]
+            tally["replaced"] += len(fresh[:wanted - len(kept)])
+            kept += fresh[:wanted - len(kept)]
+        return kept
+
+    def _groups(self, batch: dict) -> list[Group]:
+        meta = batch["meta"]
+        return [Group(*row, answers=[]) for row in zip(
+            meta["entries"], meta["records"], meta["contexts"], meta["examples"],
+            meta["waveforms"], strict=False)]  # a blank has no entry
+
+    def _sampled(self, batch: dict, number: int) -> list[Group]:
+        """Every utterance of a batch with answers and rewards."""
+        groups = self._groups(batch)
+        limits = [min(self.sampling.max_new_tokens, self.guard.limit(g.entry.duration))
+                  for g in groups] or [1]
+        sampling = Sampling(self.sampling.group, self.sampling.temperature, max(limits))
+        names = [f"{group.name}/answers" for group in groups]
+        audio = None
+        if not self.server or self.frozen_audio:
+            inputs = {name: value.to(self.model.device) for name, value in batch["inputs"].items()}
+            with torch.no_grad():
+                audio = self.model.encode_audio(inputs)
+        if self.server:
+            answers = self.server.sample(
+                [(g.waveform, g.context.text) for g in groups], sampling.group,
+                sampling.temperature, sampling.max_new_tokens,
+                [sample_seed(self.seed, number, name) % 2**31 for name in names])
+        else:
+            uniforms = np.stack([sample_rng(self.seed, number, name).random(
+                (sampling.group, self.sampling.max_new_tokens), np.float32)
+                for name in names or [""]])  # a blank is answered too: all ranks run the model
+            answers = sample_answers(self.model, inputs, torch.from_numpy(uniforms), sampling,
+                                     audio, self.synced)
+        for group, rows, limit in zip(groups, answers, limits, strict=False):
+            group.answers = [(tokens[:limit], logs[:limit]) for tokens, logs in rows]
+        self._keep_audio(groups, audio)
+        self._reward(groups)
+        return groups
+
+    def _update_server(self) -> None:
+        """Write the weights to the server's folder and have it read them."""
+        weights = gather_weights(self.model)
+        if rank_and_size()[0] == 0:
+            asr.save(self.model, self.processor, Path(self.server.folder), weights)
+            self.server.reload()
+        sum_over_ranks(0)  # the others wait
+
+    def _keep_audio(self, groups: list[Group], audio: Tensor | None) -> None:
+        """Of a frozen encoder, what it made of each utterance; a blank's is last."""
+        if self.frozen_audio and groups:
+            lengths = [g.example.prompt.count(self.model.config.audio_token_id) for g in groups]
+            for group, tokens in zip(groups, audio.split(lengths), strict=True):
+                group.audio = tokens
+
+    def _restored(self, batch: dict, saved: dict[str, list]) -> list[Group]:
+        """Those utterances of a batch that were answered before the run was resumed."""
+        groups = [group for group in self._groups(batch) if group.name in saved]
+        for group in groups:
+            group.answers = [(list(tokens), list(logs)) for tokens, logs in saved[group.name]]
+        if self.frozen_audio and groups:
+            inputs = collate([g.example for g in groups], self.tokenizer.pad_token_id)
+            with torch.no_grad():
+                self._keep_audio(groups, self.model.encode_audio(
+                    {name: value.to(self.model.device) for name, value in inputs.items()}))
+        self._reward(groups)
+        return groups
+
+    def _reward(self, groups: list[Group]) -> None:
+        """Rewards and advantages of answered groups. UserError for a bad one if so configured."""
+        if not groups:
+            return
+        for group in groups:
+            group.texts = [self.tokenizer.decode(tokens) for tokens, _ in group.answers]
+        sizes = [len(group.answers) for group in groups]
+
+        def column(values: list) -> list:
+            return [value for value, size in zip(values, sizes, strict=True) for _ in range(size)]
+
+        columns = {name: column([g.record.get(name) for g in groups])
+                   for name in ("text", "language", "task", "entities", "duration")}
+        columns |= {"listed": column([g.context.names for g in groups]),
+                    "context": column([g.context.text for g in groups]),
+                    "english_normaliser": column([self.english_normaliser] * len(groups))}
+        parts, rewards, problems = self.rewards(
+            column([self.tokenizer.decode(g.example.prompt) for g in groups]),
+            [text for g in groups for text in g.texts],
+            [tokens for g in groups for tokens, _ in g.answers], columns)
+        if problems and self.stop_at_bad_rewards:
+            raise UserError(f"the reward {problems[0]} (stage.bad_rewards=drop leaves such "
+                            "utterances out)")
+        self.problems += problems
+        start = 0
+        for group, size in zip(groups, sizes, strict=True):
+            place = slice(start, start + size)
+            start += size
+            group.parts = {name: values[place] for name, values in parts.items()}
+            group.rewards = rewards[place]
+            group.advantages = group_advantages(
+                torch.tensor([group.rewards], dtype=torch.float64), self.objective.scale
+            )[0].tolist()
+
+    def _training_batch(self, batch: dict, groups: list[Group]) -> dict[str, Tensor]:
+        """What the policy loss needs of some groups; of none, an answer that counts for nothing."""
+        end = self.model.generation_config.eos_token_id[-1]
+        examples = [group.example for group in groups] or batch["meta"]["examples"][:1]
+        answers = [group.answers for group in groups] or [[([end], [0.0])]]
+        inputs = collate([Example(e.features, e.prompt, []) for e in examples],
+                         self.tokenizer.pad_token_id)
+        if groups and self.frozen_audio:
+            inputs = {"audio": torch.cat([group.audio for group in groups])}
+        inputs |= pack([e.prompt for e in examples],
+                       [[tokens for tokens, _ in rows] for rows in answers],
+                       self.tokenizer.pad_token_id)
+        lengths = torch.tensor([len(tokens) for rows in answers for tokens, _ in rows])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        old = torch.zeros(mask.shape)
+        old[mask] = torch.tensor([log for rows in answers for _, logs in rows for log in logs])
+        inputs |= {"mask": mask, "old_log_probs": old, "advantages": torch.tensor(
+            [value for group in groups for value in group.advantages] or [0.0])}
+        return {name: value.to(self.model.device) for name, value in inputs.items()}
+
+    def _share_counts(self, batches: Sequence[dict]) -> None:
+        """What the losses are divided by: over the micro-batches of a step on all ranks."""
+        for batch in batches:
+            batch["meta"]["target_tokens"] = normaliser(
+                self.objective, [len(tokens) for group in batch["meta"]["groups"]
+                                 for tokens, _ in group.answers])
+            batch["meta"]["entries"] = [group.entry for group in batch["meta"]["groups"]]
+        steps = sorted({batch["meta"]["step"] for batch in batches})
+        counts = sum_over_ranks(*(sum(b["meta"]["target_tokens"] for b in batches
+                                      if b["meta"]["step"] == step) for step in steps))
+        for batch in batches:
+            batch["meta"]["step_tokens"] = counts[steps.index(batch["meta"]["step"])]
+
+    def _figures(self, groups: list[Group], tally: Counter, seconds: float) -> dict[str, float]:
+        """Means over the answers of all ranks; shares that would give reward hacking away."""
+        ends = set(self.model.generation_config.eos_token_id)
+        sums: Counter = Counter(answers=0, utterances=len(groups), seconds=0.0)
+        names = ["reward", "length", "length_ratio", "empty", "unfinished", "deviation",
+                 *(f"reward/{name}" for name in self.rewards.functions)]
+        sums |= dict.fromkeys(names, 0.0)
+        for group in groups:
+            said = max(1, len(group.record["text"]))
+            for (tokens, _), text, reward in zip(group.answers, group.texts, group.rewards,
+                                                 strict=True):
+                words = split_output(text)[1]
+                sums.update({"answers": 1, "reward": reward, "length": len(tokens),
+                             "length_ratio": len(words) / said, "empty": float(not words),
+                             "unfinished": float(tokens[-1] not in ends)})
+            sums.update({f"reward/{name}": sum(values) for name, values in group.parts.items()})
+            sums["deviation"] += float(np.std(group.rewards))
+        keys = [*names, "answers", "utterances"]
+        totals = dict(zip(keys, sum_over_ranks(*(float(sums[key]) for key in keys)), strict=True))
+        row = {f"rollout/{name}": totals[name] / max(1.0, totals["answers"]) for name in names}
+        row["rollout/deviation"] = totals["deviation"] / max(1.0, totals["utterances"])
+        met = sum_over_ranks(*(float(tally[k]) for k in ("met", "flat", "replaced", "dropped")))
+        row |= {f"rollout/{name}_share": value / max(1.0, met[0])
+                for name, value in zip(("flat", "replaced", "dropped"), met[1:], strict=True)}
+        return row | {"rollout/seconds": seconds}
