@@ -12,6 +12,16 @@ from itertools import islice
 from qwen3asr_train.data.plan import BatchPlan, Cell
 
 
+class Rollout:
+    """The micro-batches of a rollout and the spares of each: ``parts``.
+
+    No sequence: Lightning's DeepSpeed strategy walks through batches and copies what it finds.
+    """
+
+    def __init__(self, parts: list[tuple[dict, list[dict]]]):
+        self.parts = parts
+
+
 def rollout_cells(plan: BatchPlan, rank: int, ranks: int, accumulate: int, start: int, stop: int,
                   spares: int) -> Iterator[Cell]:
     """The micro-batches of one rank for steps ``start`` … ``stop - 1``, each followed by its
@@ -27,8 +37,8 @@ class RolloutLoader:
     """Groups the micro-batches of :func:`rollout_cells` by rollout.
 
     The first micro-batch of a rollout, or of what a resumed run has left of it, gets
-    ``meta["rollout"]``: all of them; every one gets ``meta["spares"]``. ``steps``: how many share a
-    rollout; a rollout begins at its multiples.
+    ``meta["rollout"]``, a :class:`Rollout`. ``steps``: how many share one; it begins at their
+    multiples.
     """
 
     def __init__(self, batches: Iterable[dict], accumulate: int, spares: int, steps: int,
@@ -43,8 +53,8 @@ class RolloutLoader:
             parts = []
             for _ in range((last - step) * self.accumulate):
                 batch, *spares = islice(batches, 1 + self.spares)
-                batch["meta"]["spares"] = spares
-                parts.append(batch)
-            parts[0]["meta"]["rollout"] = parts
-            yield from parts
+                parts.append((batch, spares))
+            parts[0][0]["meta"]["rollout"] = Rollout(parts)
+            for batch, _ in parts:
+                yield batch
             step = last

@@ -34,11 +34,14 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
             window_chunks=batch.get("window_chunks")).last_hidden_state
         return self.model.multi_modal_projector(encoded)
 
-    def embed(self, input_ids: Tensor, audio: Tensor) -> Tensor:
-        """Token embeddings ``(clips, length, d)`` with ``audio`` in place of its pad tokens."""
+    def embed(self, input_ids: Tensor, audio: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """Token embeddings ``(clips, length, d)`` with ``audio`` in place of its pad tokens; only
+        where ``prompts`` ``(clips, length)`` is True, if given (an answer may hold any token)."""
         embeddings = self.model.language_model.embed_tokens(input_ids)
-        places = (input_ids == self.config.audio_token_id).unsqueeze(-1)
-        return embeddings.masked_scatter(places, audio.to(embeddings.dtype))
+        places = input_ids == self.config.audio_token_id
+        if prompts is not None:
+            places = places & prompts
+        return embeddings.masked_scatter(places.unsqueeze(-1), audio.to(embeddings.dtype))
 
     def target_loss(self, batch: dict[str, Tensor], with_ctc: bool = False
                     ) -> tuple[Tensor, Tensor | None]:

@@ -82,7 +82,8 @@ def answer_log_probs(model: Recogniser, batch: dict[str, Tensor], temperature: f
     audio = model.encode_audio(batch) if audio is None else audio
     # a mask as transformers' own mask functions would make it: True where attention is
     hidden = model.model.language_model(
-        inputs_embeds=model.embed(batch["input_ids"], audio), position_ids=batch["position_ids"],
+        inputs_embeds=model.embed(batch["input_ids"], audio, batch["segments"] == PROMPT),
+        position_ids=batch["position_ids"],
         attention_mask={"full_attention": packed_mask(batch["segments"])}, use_cache=False
     ).last_hidden_state
     chosen = hidden.flatten(0, 1).index_select(0, batch["places"])

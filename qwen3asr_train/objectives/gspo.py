@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from qwen3asr_train.errors import UserError
+
 LEVELS = ("sequence", "token", "sequence_token")
 AVERAGES = ("sequence", "token", "length")
 SCALES = ("group", "none")
@@ -42,7 +44,7 @@ class Objective:
         for name, value, known in (("level", self.level, LEVELS), ("scale", self.scale, SCALES),
                                    ("average", self.average, AVERAGES)):
             if value not in known:
-                raise ValueError(f"{name}={value!r}: {' or '.join(known)}")
+                raise UserError(f"stage.objective.{name}={value!r}: {' or '.join(known)}")
 
 
 class PolicyLoss(NamedTuple):

@@ -97,22 +97,27 @@ REWARDS: Mapping[str, Reward] = {
 
 @dataclass(frozen=True)
 class RewardSum:
-    """A weighted sum of rewards by name.
-
-    ``weights``: name of one in ``REWARDS``, or ``module:function``, to its weight.
-    """
+    """A weighted sum of rewards by name."""
 
     functions: Mapping[str, Reward]
     weights: Mapping[str, float]
 
     @classmethod
-    def of(cls, weights: Mapping[str, float]) -> "RewardSum":
-        """By their names; UserError for one that there is not."""
-        functions = {name: REWARDS[name] if name in REWARDS else imported_reward(name)
-                     for name, weight in weights.items() if weight}
-        if not functions:
+    def of(cls, weights: Mapping[str, float], own: Sequence[str] = ()) -> "RewardSum":
+        """Those of ``REWARDS`` by name, and a user's ``own`` as ``module:function`` (of weight 1)
+        or ``module:function*weight``. UserError for one that there is not."""
+        chosen = {name: (REWARDS[name], float(weight)) for name, weight in weights.items()
+                  if weight}
+        for place in own:
+            name, _, weight = place.partition("*")
+            try:
+                chosen[name] = imported_reward(name), float(weight or 1)
+            except ValueError as error:
+                raise UserError(f"stage.own_rewards: {place}: no weight {weight!r}") from error
+        if not chosen:
             raise UserError(f"stage.rewards: no reward has a weight; there are {list(REWARDS)}")
-        return cls(functions, {name: float(weights[name]) for name in functions})
+        return cls({name: function for name, (function, _) in chosen.items()},
+                   {name: weight for name, (_, weight) in chosen.items()})
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str],
                  completion_ids: Sequence[list[int]], columns: Mapping[str, list]
@@ -136,12 +141,11 @@ def imported_reward(name: str) -> Reward:
     """``module:function`` -> the function; UserError when there is none."""
     module, _, function = name.partition(":")
     if not function:
-        raise UserError(f"stage.rewards: no reward {name!r}; there are {', '.join(REWARDS)}, or "
-                        "your own as 'module:function'")
+        raise UserError(f"stage.own_rewards: {name!r} is no module:function")
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"stage.rewards: {name}: {error}") from error
+        raise UserError(f"stage.own_rewards: {name}: {error}") from error
 
 
 def _checked(name: str, function: Reward, prompts, completions, completion_ids, columns

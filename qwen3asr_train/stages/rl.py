@@ -40,7 +40,8 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     started = time.perf_counter()
     if config.stage.init_from is None:
         raise UserError("stage=rl goes on from a recogniser: init_from=RUN/model")
-    rewards = RewardSum.of(OmegaConf.to_container(config.stage.rewards))
+    rewards = RewardSum.of(OmegaConf.to_container(config.stage.rewards),
+                           config.stage.own_rewards)
     splits = resolve_data(config.data)
     model, processor = build_recogniser(config, splits.all_train)
     adapters = add_lora(model, config.model.lora)
@@ -108,9 +109,10 @@ class PolicyModule(RecogniserModule):
         self.roller.synced = getattr(self.trainer.strategy, "zero_stage_3", False)
         number = self.global_step // self._options.updates_per_rollout
         with self.trainer.precision_plugin.forward_context():
-            figures, _ = self.roller.roll_out(rollout, number)
-        self._groups = [(part["meta"]["step"], group)
-                        for part in rollout for group in part["meta"]["groups"]]
+            figures = self.roller.roll_out(rollout, number)
+        batch["meta"] |= rollout.parts[0][0]["meta"]  # DeepSpeed's strategy hands out a copy
+        self._groups = [(part["meta"]["step"], group) for part, _ in rollout.parts
+                        for group in part["meta"]["answered"].groups]
         self.roller.saved = {}
         self._keep_answers()
         self.log_row(figures)
@@ -118,14 +120,15 @@ class PolicyModule(RecogniserModule):
     def summed_losses(self, batch: dict) -> dict:
         """The policy loss of a micro-batch's answers, and what tells how far the policy has moved,
         averaged over answers."""
-        inputs, objective = batch["meta"]["policy"], self.roller.objective
+        answered, objective = batch["meta"]["answered"], self.roller.objective
+        inputs = answered.inputs
         temperature = self.roller.sampling.temperature
         found, entropy = answer_log_probs(self.model, inputs, temperature, inputs.get("audio"))
         mask = inputs["mask"]
         loss = policy_loss(objective, _padded(found, mask), inputs["old_log_probs"],
                            inputs["advantages"], mask, self._reference_log_probs(inputs),
                            self.roller.sampling.max_new_tokens)
-        answers = sum(len(group.answers) for group in batch["meta"]["groups"])
+        answers = sum(len(group.answers) for group in answered.groups)
         if not answers:  # a blank: the graph is walked, and adds nothing
             return {"loss": (1.0, 0.0 * loss.total)}
         scale = batch["meta"]["target_tokens"] / answers  # the log divides by target tokens

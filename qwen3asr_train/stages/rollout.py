@@ -17,6 +17,7 @@ from qwen3asr_train.data.collate import Example, collate
 from qwen3asr_train.data.context import DrawnContext
 from qwen3asr_train.data.dataset import sum_over_ranks
 from qwen3asr_train.data.plan import sample_rng, sample_seed
+from qwen3asr_train.data.rollouts import Rollout
 from qwen3asr_train.data.shards import Entry
 from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.policy_server import PolicyServer
@@ -64,6 +65,16 @@ class Group:
         return max(self.rewards) - min(self.rewards) < FLAT
 
 
+class Answered:
+    """What a micro-batch trains on: its ``groups``, as tensors for the loss in ``inputs``.
+
+    Not a mapping, for the same reason as :class:`~qwen3asr_train.data.rollouts.Rollout`.
+    """
+
+    def __init__(self, groups: list[Group], inputs: dict[str, Tensor]):
+        self.groups, self.inputs = groups, inputs
+
+
 class Roller:
     """Makes the rollouts of one rank; ``saved``: answers of an earlier process to go on with."""
 
@@ -85,41 +96,33 @@ class Roller:
         self.saved: dict[tuple[int, str], list] = {}
         self.problems: list[str] = []
 
-    def roll_out(self, batches: Sequence[dict], number: int) -> tuple[dict[str, float],
-                                                                      list[Group]]:
-        """Put ``groups`` and what to train on into each batch's ``meta``; figures for the log.
-
-        ``number``: which rollout it is, for the randomness. Also returns all groups of this rank.
-        """
-        started, tally, groups = time.perf_counter(), Counter(), []
+    def roll_out(self, rollout: Rollout, number: int) -> dict[str, float]:
+        """Put :class:`Answered` into each batch's ``meta["answered"]``, and what its loss is divided
+        by; returns figures for the log. ``number``: which rollout it is, for the randomness."""
+        started, tally = time.perf_counter(), Counter()
         self.model.eval()
         if self.server:
             self._update_server()
-        for batch in batches:
-            found = self._answered(batch, number, tally)
-            batch["meta"]["groups"] = found
-            batch["meta"]["policy"] = self._training_batch(batch, found)
-            groups += found
+        restored = self._restored(rollout)
+        for i, (batch, spares) in enumerate(rollout.parts):
+            groups = restored[i] if i in restored else self._varied(batch, spares, number, tally)
+            batch["meta"]["answered"] = Answered(groups, self._training_batch(batch, groups))
         self.model.train()
+        batches = [batch for batch, _ in rollout.parts]
         self._share_counts(batches)
-        return self._figures(groups, tally, time.perf_counter() - started), groups
+        groups = [group for batch in batches for group in batch["meta"]["answered"].groups]
+        return self._figures(groups, tally, time.perf_counter() - started)
 
-    def _answered(self, batch: dict, number: int, tally: Counter) -> list[Group]:
+    def _varied(self, batch: dict, spares: list[dict], number: int, tally: Counter
+                ) -> list[Group]:
         """Groups to train on: those with variance, and spares for the others."""
-        step = batch["meta"]["step"]
-        everything = [batch, *batch["meta"]["spares"]]
-        saved = {name: answers for (k, name), answers in self.saved.items() if k == step}
-        if saved:
-            found = [group for part in everything for group in self._restored(part, saved)]
-            if len(found) == len(saved):
-                return found
         found = self._sampled(batch, number)
         tally["flat"] += sum(group.flat for group in found if group.whole)
         tally["dropped"] += sum(not group.whole for group in found)
         tally["met"] += len(found)
         kept = [group for group in found if group.whole and not group.flat]
         wanted = len(found)
-        for spare in batch["meta"]["spares"]:
+        for spare in spares:
             if not sum_over_ranks(wanted - len(kept))[0]:  # no rank lacks any
                 break
             fresh = [g for g in self._sampled(spare, number) if g.whole and not g.flat]
@@ -177,18 +180,33 @@ class Roller:
             for group, tokens in zip(groups, audio.split(lengths), strict=True):
                 group.audio = tokens
 
-    def _restored(self, batch: dict, saved: dict[str, list]) -> list[Group]:
-        """Those utterances of a batch that were answered before the run was resumed."""
-        groups = [group for group in self._groups(batch) if group.name in saved]
-        for group in groups:
-            group.answers = [(list(tokens), list(logs)) for tokens, logs in saved[group.name]]
-        if self.frozen_audio and groups:
-            inputs = collate([g.example for g in groups], self.tokenizer.pad_token_id)
-            with torch.no_grad():
-                self._keep_audio(groups, self.model.encode_audio(
-                    {name: value.to(self.model.device) for name, value in inputs.items()}))
-        self._reward(groups)
-        return groups
+    def _restored(self, rollout: Rollout) -> dict[int, list[Group]]:
+        """Place of a batch -> its groups, where a step's answers were all saved before the run was
+        resumed. Which utterances a rank has depends on the number of ranks; if any is missing
+        somewhere, all ranks answer the step anew."""
+        saved: dict[int, dict[str, list]] = {}
+        for (step, name), answers in self.saved.items():
+            saved.setdefault(step, {})[name] = answers
+        steps = [batch["meta"]["step"] for batch, _ in rollout.parts]
+        found = {i: [group for part in (batch, *spares) for group in self._groups(part)
+                     if group.name in saved[steps[i]]]
+                 for i, (batch, spares) in enumerate(rollout.parts) if steps[i] in saved}
+        whole = {step for step, names in sorted(saved.items()) if sum_over_ranks(sum(
+            len(groups) for i, groups in found.items() if steps[i] == step))[0] == len(names)}
+        found = {i: groups for i, groups in found.items() if steps[i] in whole}
+        for i, groups in found.items():
+            for group in groups:
+                group.answers = [(list(tokens), list(logs)) for tokens, logs in
+                                 saved[steps[i]][group.name]]
+            if self.frozen_audio:
+                examples = [g.example for g in groups] or \
+                    rollout.parts[i][0]["meta"]["examples"][:1]
+                inputs = collate(examples, self.tokenizer.pad_token_id)
+                with torch.no_grad():
+                    self._keep_audio(groups, self.model.encode_audio(
+                        {name: value.to(self.model.device) for name, value in inputs.items()}))
+            self._reward(groups)
+        return found
 
     def _reward(self, groups: list[Group]) -> None:
         """Rewards and advantages of answered groups. UserError for a bad one if so configured."""
@@ -248,9 +266,9 @@ class Roller:
         """What the losses are divided by: over the micro-batches of a step on all ranks."""
         for batch in batches:
             batch["meta"]["target_tokens"] = normaliser(
-                self.objective, [len(tokens) for group in batch["meta"]["groups"]
+                self.objective, [len(tokens) for group in batch["meta"]["answered"].groups
                                  for tokens, _ in group.answers])
-            batch["meta"]["entries"] = [group.entry for group in batch["meta"]["groups"]]
+            batch["meta"]["entries"] = [g.entry for g in batch["meta"]["answered"].groups]
         steps = sorted({batch["meta"]["step"] for batch in batches})
         counts = sum_over_ranks(*(sum(b["meta"]["target_tokens"] for b in batches
                                       if b["meta"]["step"] == step) for step in steps))

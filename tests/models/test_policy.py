@@ -27,15 +27,17 @@ def batch(examples, processor):
 def answers(processor):
     prompts = PromptBuilder(processor.tokenizer)
     texts = [["turn on", "the light", ""], ["关上客厅的门", "now"], ["please turn", "on", "on", "now"]]
-    return [[prompts.target(text, "English") for text in row] for row in texts]
+    rows = [[prompts.target(text, "English") for text in row] for row in texts]
+    rows[1][0].insert(3, processor.audio_token_id)  # sampled, it stands for no audio
+    return rows
 
 
 def log_probs_of(model, prompt, answer, example, temperature):
     """One answer to one utterance, in a row of its own."""
     alone = collate([example], 0)
-    ids = torch.tensor([prompt + answer])
-    hidden = model.model.language_model(
-        inputs_embeds=model.embed(ids, model.encode_audio(alone)), use_cache=False).last_hidden_state
+    embeddings = torch.cat([model.embed(torch.tensor([prompt]), model.encode_audio(alone)),
+                            model.model.language_model.embed_tokens(torch.tensor([answer]))], 1)
+    hidden = model.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
     logits = (hidden[0, len(prompt) - 1:-1] @ model.lm_head.weight.T) / temperature
     return logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
 
@@ -72,9 +74,12 @@ def test_sampling_inverts_the_distribution_token_by_token(model, examples, batch
         for (tokens, log_probs), row in zip(rows, draws, strict=True):
             expected = []
             while len(expected) < 12 and not (expected and expected[-1] in ends):
-                ids = torch.tensor([example.prompt + expected])
-                hidden = model.model.language_model(inputs_embeds=model.embed(
-                    ids, model.encode_audio(collate([example], 0)))).last_hidden_state[0, -1]
+                embeddings = torch.cat([
+                    model.embed(torch.tensor([example.prompt]),
+                                model.encode_audio(collate([example], 0))),
+                    model.model.language_model.embed_tokens(torch.tensor([expected]).long())], 1)
+                hidden = model.model.language_model(inputs_embeds=embeddings
+                                                    ).last_hidden_state[0, -1]
                 below = (model.lm_head.weight @ hidden / 1.3).double().softmax(0).cumsum(0)
                 expected.append(int((below <= float(row[len(expected)])).sum()))
             assert tokens == expected

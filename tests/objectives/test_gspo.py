@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from qwen3asr_train.errors import UserError
 from qwen3asr_train.objectives.gspo import Objective, group_advantages, normaliser, policy_loss
 from qwen3asr_train.objectives.log_probs import chunked_log_probs
 
@@ -104,7 +105,7 @@ def test_advantages_equal_trl(scale):
 
 
 def test_unknown_choices_are_refused():
-    with pytest.raises(ValueError, match="level='word'"):
+    with pytest.raises(UserError, match="level='word'"):
         Objective("word")
 
 

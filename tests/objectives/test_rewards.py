@@ -94,8 +94,8 @@ def returns_too_few(completions, **kwargs):
 
 
 def test_a_users_reward_is_named_by_its_module():
-    parts, *_ = RewardSum.of({f"{__name__}:trl_style": 1.0})([""], ["abc"], [[]], columns(1))
-    assert parts == {f"{__name__}:trl_style": [3.0]}
+    parts, sums, _ = RewardSum.of({}, [f"{__name__}:trl_style*0.5"])([""], ["abc"], [[]], columns(1))
+    assert parts == {f"{__name__}:trl_style": [3.0]} and sums == [1.5]
 
 
 @pytest.mark.parametrize("function, message, bad", [
@@ -104,18 +104,18 @@ def test_a_users_reward_is_named_by_its_module():
     ("returns_too_few", "returned 1 rewards for 3 answers", [0, 1, 2])])
 def test_a_bad_reward_is_told_and_never_a_number(function, message, bad):
     name = f"{__name__}:{function}"
-    _, sums, problems = RewardSum.of({name: 1.0, "format": 1.0})(
+    _, sums, problems = RewardSum.of({"format": 1.0}, [name])(
         [""] * 3, ["a", "b", "c"], [[]] * 3, columns(3))
     assert len(problems) == 1 and name in problems[0] and message in problems[0]
     assert [i for i, value in enumerate(sums) if math.isnan(value)] == bad
 
 
 @pytest.mark.parametrize("name, message", [
-    ("wer", "no reward 'wer'; there are error_rate"), ("nowhere:f", "No module named 'nowhere'"),
-    ("math:nothing", "nothing")])
+    ("wer", "'wer' is no module:function"), ("nowhere:f", "No module named 'nowhere'"),
+    ("math:nothing", "nothing"), ("math:sqrt*high", "no weight 'high'")])
 def test_rewards_that_there_are_not(name, message):
     with pytest.raises(UserError, match=message):
-        RewardSum.of({name: 1.0})
+        RewardSum.of({}, [name])
 
 
 def test_no_reward_at_all():

@@ -1,0 +1,169 @@
+"""Reinforcement learning from the command line: resuming in a rollout, strategies, rewards."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+STEPS = ["trainer.max_steps=7", "trainer.validate_every=0", "trainer.checkpoint_every=1",
+         "trainer.keep_checkpoints=9", "stage.test=false", "stage.updates_per_rollout=3",
+         "stage.sampling.group=4", "stage.optimizer.lr=1e-3", "stage.sampling.max_new_tokens=24"]
+
+
+def small_rl(*more: str) -> list[str]:
+    return ["stage=rl", *STEPS, *more]
+
+
+@pytest.fixture(scope="module")
+def run(command_line, finished_run):
+    """``stage=rl`` from the finished SFT run."""
+    def started(folder, *more, **options):
+        return command_line(*small_rl(f"init_from={finished_run / 'model'}", f"run_dir={folder}",
+                                      *more), **options)
+
+    return started
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rl") / "whole"
+    run(folder, "stage.test=true", "trainer.validate_every=4")
+    return folder
+
+
+def rows(folder, column="train/loss") -> dict[int, float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[column] for line in lines if column in line}
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_what_a_run_leaves(uninterrupted, finished_run):
+    metrics = json.loads((uninterrupted / "metrics.json").read_text())
+    assert {"test/wer", "val/wer", "rollout/reward", "rollout/reward/error_rate",
+            "rollout/flat_share", "rollout/empty", "train/clip_share", "train/entropy",
+            "train/log_prob_gap"} <= metrics.keys()
+    # the first step of a rollout trains on the policy that answered
+    gaps = rows(uninterrupted, "train/log_prob_gap")
+    assert sorted(gaps) == [1, 2, 3, 4, 5, 6, 7]
+    assert all(gaps[step] < 1e-5 for step in (1, 4, 7)) and gaps[3] > 1e-4 < gaps[6]
+    assert sorted(rows(uninterrupted, "rollout/reward")) == [0, 3, 6]
+    before, after = weights(finished_run), weights(uninterrupted)
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
+    answers = [json.loads(line) for line in
+               (uninterrupted / "rollouts.jsonl").read_text().splitlines()]
+    assert all(len(row["answers"]) == len(row["rewards"]) == 4 for row in answers)
+    assert "Answers and rewards" in (uninterrupted / "report.html").read_text()
+
+
+@pytest.mark.parametrize("step", [2, 3])  # within a rollout, and between two
+def test_resumed_is_bitwise_the_same(run, uninterrupted, tmp_path, step):
+    checkpoint = uninterrupted / "checkpoints" / f"step-{step}.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)["rollout"]
+    assert bool(saved) == (step == 2)
+    run(tmp_path, f"resume={checkpoint}")
+    expected, found = weights(uninterrupted), weights(tmp_path)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    losses = rows(uninterrupted)
+    assert rows(tmp_path) == {k: v for k, v in losses.items() if k > step}
+
+
+def test_killed_at_any_time(run, uninterrupted, tmp_path):
+    process = run(tmp_path, popen=True)
+    deadline = time.time() + 120
+    while not list((tmp_path / "checkpoints").glob("step-2.ckpt")):
+        assert process.poll() is None and time.time() < deadline, process.communicate()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    run(tmp_path, "resume=auto")
+    found = weights(tmp_path)
+    assert all(torch.equal(found[n], value) for n, value in weights(uninterrupted).items())
+
+
+@pytest.fixture(scope="module")
+def without_spares(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rl") / "single"
+    run(folder, "stage.spares=0")
+    return folder
+
+
+@pytest.mark.parametrize(("strategy", "accumulate"), [("ddp", 2), ("zero1", 1), ("zero2", 1),
+                                                      ("zero3", 2)])
+def test_two_processes_train_as_one(run, without_spares, tmp_path, strategy, accumulate):
+    run(tmp_path, "stage.spares=0", f"strategy={strategy}", "strategy.devices=2",
+        f"trainer.accumulate={accumulate}")
+    rewards, expected = (rows(f, "rollout/reward") for f in (tmp_path, without_spares))
+    assert rewards[0] == pytest.approx(expected[0], rel=1e-6)  # the same answers
+    for step, loss in list(rows(without_spares).items())[:3]:
+        assert rows(tmp_path)[step] == pytest.approx(loss, rel=1e-3, abs=1e-6)
+    final = weights(tmp_path)
+    for name, value in weights(without_spares).items():
+        torch.testing.assert_close(final[name], value, rtol=0.1, atol=2e-2)
+
+
+def test_frozen_encoder_stays_and_trains_on_kept_features(run, finished_run, tmp_path):
+    run(tmp_path, "model.freeze=['model.audio_tower.*','model.multi_modal_projector.*']",
+        "strategy=ddp", "strategy.devices=2")
+    before, after = weights(finished_run), weights(tmp_path)
+    changed = {name for name, value in after.items() if not torch.equal(before[name], value)}
+    assert changed and not any("audio_tower" in name or "projector" in name for name in changed)
+
+
+@pytest.mark.parametrize("options", [
+    ["stage.objective.level=token", "stage.objective.clip_low=0.2", "stage.objective.clip_high=0.2"],
+    ["stage.objective.average=length", "stage.objective.scale=none"],
+    ["stage.objective.kl=0.1", "stage.objective.level=sequence_token"]],
+    ids=["grpo", "dr-grpo", "kl"])
+def test_relatives(run, tmp_path, options):
+    run(tmp_path, *options)
+    assert len(rows(tmp_path)) == 7
+    if "kl" in options[0]:
+        divergence = rows(tmp_path, "train/kl")
+        assert abs(divergence[1]) < 1e-6 < divergence[7]
+
+
+REWARD = '''
+import math
+calls = 0
+
+def good(prompts, completions, completion_ids, **columns):
+    assert len(columns["text"]) == len(prompts) == len(completions) == len(completion_ids)
+    return [float(len(text)) for text in completions]
+
+def sometimes(completions, **columns):
+    return [math.nan if i < 4 else float(i) for i in range(len(completions))]
+
+def breaks(completions, **columns):
+    raise RuntimeError("out of words")
+'''
+
+
+def test_a_users_rewards(run, tmp_path):
+    (tmp_path / "mine.py").write_text(REWARD)
+    path = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}:{os.getcwd()}"}
+    run(tmp_path / "a", "stage.own_rewards=[mine:good]", "trainer.max_steps=3", **path)
+    assert rows(tmp_path / "a", "rollout/reward/mine:good")[0] > 1
+    done = run(tmp_path / "b", "stage.own_rewards=[mine:breaks]", check=False, **path)
+    assert done.returncode == 2 and done.stderr.count("\n") <= 12
+    assert "mine:breaks raised RuntimeError: out of words" in done.stderr
+    done = run(tmp_path / "c", "stage.own_rewards=[mine:sometimes]", "stage.bad_rewards=drop",
+               "trainer.max_steps=3", **path)
+    assert "returned nan for 4 of" in done.stdout + done.stderr
+    assert rows(tmp_path / "c", "rollout/dropped_share")[0] > 0
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["stage.own_rewards=[wer]"], "'wer' is no module:function"),
+    (["stage.objective.level=word"], "level='word'"),
+    (["init_from=null"], "init_from=RUN/model")])
+def test_mistakes_are_one_line(run, tmp_path, arguments, message):
+    done = run(tmp_path, *arguments, check=False)
+    assert done.returncode == 2 and message in done.stderr
+    assert "Traceback" not in done.stderr
