@@ -110,7 +110,7 @@ def draw_sentence(language: str, split: str, domains: tuple[str, ...],
 
 
 def draw_spelled(language: str, split: str, rng: np.random.Generator) -> SpelledSentence | None:
-    """A sentence with a name of several spellings; the name, however spelled, is in this split alone."""
+    """A sentence with a name that, however it is spelled, is in this split alone."""
     while True:
         spelled = spelled_sentence(language, rng)
         if spelled is None or split_of(spelled.said_entity) == split:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -17,6 +18,9 @@ from qwen3asr_train.models.asr import Recogniser
 
 PROMPT, PADDING = 0, -1
 """Segments of a packed row; its answers are 1, 2, …"""
+
+BLOCK = 256
+"""Tokens that sampling sums up at a time."""
 
 COMPACT_AT = 0.75
 """Finished answers leave the cache when so much of it is left, since that copies the rest."""
@@ -144,12 +148,26 @@ def sample_answers(model: Recogniser, batch: dict[str, Tensor], uniforms: Tensor
 
 
 def _draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """A token of each row by the inverse of its distribution function; its log-probability."""
-    log_probs = (logits.float() / temperature).log_softmax(-1)
-    below = log_probs.double().exp().cumsum(-1)  # in float32, 150,000 of them would not sum to 1
-    tokens = torch.searchsorted(below, (uniforms.double() * below[:, -1])[:, None], right=True)
-    tokens = tokens.clamp(max=logits.shape[-1] - 1)
-    return tokens[:, 0], log_probs.gather(1, tokens)[:, 0]
+    """A token of each row by the inverse of its distribution function; its log-probability.
+
+    The function is summed up block by block, and token by token in one block only: 150,000 single
+    terms would take float64 to sum to 1.
+    """
+    scaled = logits.float() / temperature
+    greatest = scaled.amax(-1, keepdim=True)
+    weights = (scaled - greatest).exp_()
+    blocks = F.pad(weights, (0, -weights.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    ends = blocks.sum(-1).double().cumsum(-1)  # (rows, blocks)
+    place = uniforms.double() * ends[:, -1]
+    block = torch.searchsorted(ends, place[:, None], right=True)[:, 0].clamp(max=ends.shape[1] - 1)
+    rows = torch.arange(len(logits), device=logits.device)
+    before = torch.where(block > 0, ends[rows, block - 1], 0)
+    within = blocks[rows, block].double().cumsum(-1)
+    inner = torch.searchsorted(within, (place - before)[:, None], right=True)[:, 0]
+    # where rounding put the place behind a block's last weight, the last token that has any
+    last = (within < within[:, -1:]).sum(-1)
+    tokens = block * BLOCK + torch.minimum(inner, last)
+    return tokens, scaled[rows, tokens] - greatest[:, 0] - ends[:, -1].log().float()
 
 
 def _any_left(going: Tensor, synced: bool) -> bool:

@@ -3,8 +3,9 @@
 A reward takes ``prompts``, ``completions`` (raw outputs, special tokens included) and
 ``completion_ids`` of n answers and, as keywords, the columns of their samples, each a list of n;
 it returns n numbers, greater is better. Columns here: ``text``, ``language``, ``task``,
-``entities``, ``listed`` (names in the context), ``context``, ``duration`` (s), ``english_normaliser``.
-A reward function written for TRL's ``GRPOTrainer`` can be named in the config as it is.
+``entities``, ``listed`` (names in the context), ``context``, ``duration`` (s) and
+``english_normaliser``. A reward function written for TRL's ``GRPOTrainer`` can be named in the
+config as it is.
 """
 
 import importlib
@@ -179,11 +180,12 @@ def _utterances(completions: Sequence[str], columns: Mapping[str, list]) -> list
     """Answers beside their references."""
     found = []
     for i, completion in enumerate(completions):
-        language, text = split_output(completion)
-        found.append(Utterance(
-            key="", reference=columns["text"][i], hypothesis=text, language=columns["language"][i],
-            predicted_language=language, duration=0.0,
-            listed=tuple(columns["listed"][i]), english_normaliser=columns["english_normaliser"][i]))
+        predicted, text = split_output(completion)
+        reference, language, listed, normaliser = (
+            columns[name][i] for name in ("text", "language", "listed", "english_normaliser"))
+        found.append(Utterance(key="", reference=reference, hypothesis=text, language=language,
+                               predicted_language=predicted, duration=0.0, listed=tuple(listed),
+                               english_normaliser=normaliser))
     return found
 
 

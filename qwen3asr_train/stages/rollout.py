@@ -97,8 +97,8 @@ class Roller:
         self.problems: list[str] = []
 
     def roll_out(self, rollout: Rollout, number: int) -> dict[str, float]:
-        """Put :class:`Answered` into each batch's ``meta["answered"]``, and what its loss is divided
-        by; returns figures for the log. ``number``: which rollout it is, for the randomness."""
+        """Put an :class:`Answered` into each batch's ``meta["answered"]``, and what its loss is
+        divided by; returns figures for the log. ``number``: which rollout, for the randomness."""
         started, tally = time.perf_counter(), Counter()
         self.model.eval()
         if self.server:

@@ -63,8 +63,8 @@ def test_names_of_several_spellings():
             continue
         (entity,), others = record["entities"], record["meta"]["sounds_like"]
         assert entity in record["text"] and others and entity not in others
-        joined = ("" if record["language"] == "Chinese" else " ").join(w for w, _, _ in record["words"])
-        assert joined == record["text"]
+        joiner = "" if record["language"] == "Chinese" else " "
+        assert joiner.join(word for word, _, _ in record["words"]) == record["text"]
 
 
 def test_a_name_is_in_one_split_however_it_is_spelled():

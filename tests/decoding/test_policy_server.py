@@ -82,5 +82,5 @@ def test_what_is_wrong_is_one_line(server, change, message):
 
 
 def test_no_server():
-    with pytest.raises(UserError, match="stage.server.url"):
+    with pytest.raises(UserError, match=r"stage\.server\.url"):
         PolicyServer("http://127.0.0.1:9", "x").reload()

@@ -23,7 +23,8 @@ class TrlLoss(GRPOTrainer):
         self.max_completion_length = max_length
         self.top_entropy_quantile, self.off_policy_mask_threshold = 1.0, None
         self.use_vllm = self._entropy_bonus_enabled = self.aux_loss_enabled = False
-        self.args = SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1)
+        self.args = SimpleNamespace(delta=None, use_bias_correction_kl=False,
+                                    steps_per_generation=1)
         self.current_gradient_accumulation_steps = 1
         self._metrics = {"train": defaultdict(list)}
         self.model = SimpleNamespace(training=True)

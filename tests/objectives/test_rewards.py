@@ -27,7 +27,7 @@ def answer(text: str, language: str = "English") -> str:
 
 
 def test_error_rate_is_jiwers_and_bounded():
-    texts = [SAID, "open the old red door", "please open an old door", "a b c d e f g h i j k l", ""]
+    texts = [SAID, "open the old red door", "please open an old door", "a b c d e f g h i", ""]
     expected = [-min(1.0, jiwer.wer(SAID, text)) for text in texts]
     assert rewards("error_rate", *map(answer, texts)) == pytest.approx(expected)
     assert rewards("error_rate", answer("开门"), text="开了门", language="Chinese") == \
@@ -37,9 +37,9 @@ def test_error_rate_is_jiwers_and_bounded():
 
 
 def test_format():
-    assert rewards("format", answer("a b"), answer("", "None"), answer("a b")[:-10], "a b<|im_end|>",
-                   answer("a<asr_text>b"), answer("a<|im_end|>b"), answer("x", "the words")) == \
-        [1, 1, 0, 0, 0, 0, 0]
+    assert rewards("format", answer("a b"), answer("", "None"), answer("a b")[:-10],
+                   "a b<|im_end|>", answer("a<asr_text>b"), answer("a<|im_end|>b"),
+                   answer("x", "the words")) == [1, 1, 0, 0, 0, 0, 0]
 
 
 def test_language():
@@ -94,7 +94,8 @@ def returns_too_few(completions, **kwargs):
 
 
 def test_a_users_reward_is_named_by_its_module():
-    parts, sums, _ = RewardSum.of({}, [f"{__name__}:trl_style*0.5"])([""], ["abc"], [[]], columns(1))
+    total = RewardSum.of({}, [f"{__name__}:trl_style*0.5"])
+    parts, sums, _ = total([""], ["abc"], [[]], columns(1))
     assert parts == {f"{__name__}:trl_style": [3.0]} and sums == [1.5]
 
 

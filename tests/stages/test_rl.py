@@ -117,7 +117,8 @@ def test_frozen_encoder_stays_and_trains_on_kept_features(run, finished_run, tmp
 
 
 @pytest.mark.parametrize("options", [
-    ["stage.objective.level=token", "stage.objective.clip_low=0.2", "stage.objective.clip_high=0.2"],
+    ["stage.objective.level=token", "stage.objective.clip_low=0.2",
+     "stage.objective.clip_high=0.2"],
     ["stage.objective.average=length", "stage.objective.scale=none"],
     ["stage.objective.kl=0.1", "stage.objective.level=sequence_token"]],
     ids=["grpo", "dr-grpo", "kl"])
