@@ -41,6 +41,7 @@ SPLITS = ("train", "validation", "test")
 HELD_OUT_SHARE = 0.2  # of the sentences; a third of them for validation
 UNSPACED_LANGUAGES = ("Chinese",)
 _SHARD_SAMPLES = 250
+_LETTER_SECONDS = (0.06, 0.25)  # of a letter and of a hanzi: text lies among speech of its length
 _SOUND_SECONDS = (0.6, 3.0)
 _BABBLE_SHARE = 0.1  # of the sounds: many voices at once
 _BABBLE_VOICES = (6, 10)
@@ -60,6 +61,7 @@ class Corpus:
     sound_share: float = 0.0
     conversation_share: float = 0.0
     entity_share: float = 0.0
+    text_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,10 +70,10 @@ class Corpus:
         if not 0 <= self.pause_seconds[0] <= self.pause_seconds[1]:
             raise UserError(f"data.corpus.pause_seconds={list(self.pause_seconds)}: shortest and "
                             "longest")
-        if min(self.sound_share, self.conversation_share) < 0 or \
-                self.sound_share + self.conversation_share > 1:
-            raise UserError("data.corpus.sound_share and conversation_share: between 0 and 1, also "
-                            "together")
+        shares = self.sound_share, self.conversation_share, self.text_share
+        if min(shares) < 0 or sum(shares) > 1:
+            raise UserError("data.corpus.sound_share, conversation_share and text_share: between 0 "
+                            "and 1, also together")
         if not 0 <= self.entity_share <= 1:
             raise UserError(f"data.corpus.entity_share={self.entity_share}: between 0 and 1")
         for kind, given, known in (("languages", self.languages, LANGUAGES),
@@ -117,14 +119,18 @@ def draw_spelled(language: str, split: str, rng: np.random.Generator) -> Spelled
             return spelled
 
 
-def make_sample(corpus: Corpus, split: str, number: int) -> tuple[str, dict, bytes]:
-    """Key, record and wav bytes of one sample; a pure function of its arguments."""
+def make_sample(corpus: Corpus, split: str, number: int) -> tuple[str, dict, bytes | None]:
+    """Key, record and wav bytes (None: text alone) of one sample; a pure function of its
+    arguments."""
     rng = sample_rng(corpus.seed, 0, f"{split}/{number}")
     place = sample_seed(corpus.seed, 0, f"{split}/{number}/kind") / 2**64
     if place < corpus.sound_share:
         record, waveform = _sound(corpus, split, rng)
     else:
         language = corpus.languages[number % len(corpus.languages)]
+        spoken_share = corpus.sound_share + corpus.conversation_share
+        if spoken_share <= place < spoken_share + corpus.text_share:
+            return f"{split}-{number:06d}", _text(corpus, split, language, rng), None
         speakers = 2 if place < corpus.sound_share + corpus.conversation_share else 1
         record, waveform = _speech(corpus, split, language, speakers, rng)
     record |= {"source": "embedded", "duration": round(len(waveform) / SAMPLE_RATE, 4)}
@@ -182,6 +188,20 @@ def _speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.ra
     return record, np.concatenate(waveforms)
 
 
+def _text(corpus: Corpus, split: str, language: str, rng: np.random.Generator) -> dict:
+    """A sentence with its words in place of audio; a name among them is spelled as it is said."""
+    spelled = draw_spelled(language, split, rng) if rng.random() < corpus.entity_share else None
+    if spelled is None:
+        text, _ = draw_sentence(language, split, corpus.domains, rng)
+        record = {"text": text, "spoken": text}
+    else:
+        record = {"text": spelled.text, "spoken": spelled.said, "entities": [spelled.entity],
+                  "meta": {"sounds_like": list(spelled.others)}}
+    return record | {"language": language, "task": "text", "source": "embedded",
+                     "duration": round(_LETTER_SECONDS[language in UNSPACED_LANGUAGES] *
+                                       len(record["spoken"]), 4)}
+
+
 def _sound(corpus: Corpus, split: str, rng: np.random.Generator) -> tuple[dict, np.ndarray]:
     """Anything but speech that can be made out."""
     if rng.random() < _BABBLE_SHARE:
@@ -206,7 +226,8 @@ def _babble(corpus: Corpus, split: str, rng: np.random.Generator) -> np.ndarray:
 def _write_shard(corpus: Corpus, split: str, folder: Path, shard: int, samples: range) -> int:
     with ShardWriter(folder, first=shard, max_samples=_SHARD_SAMPLES) as writer:
         for number in samples:
-            writer.write(*make_sample(corpus, split, number), "wav")
+            key, record, audio = make_sample(corpus, split, number)
+            writer.write(key, record, audio, audio and "wav")
     return len(samples)
 
 
@@ -290,6 +311,8 @@ def main() -> int:
                         help="of the samples: two voices, one after the other")
     parser.add_argument("--entity-share", type=float, default=0.0, metavar="SHARE",
                         help="of the speech: a name of several spellings, listed in `entities`")
+    parser.add_argument("--text-share", type=float, default=0.0, metavar="SHARE",
+                        help="of the samples: text alone, with words in place of audio")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args())
     folder = options.pop("out")

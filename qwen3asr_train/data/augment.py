@@ -16,16 +16,17 @@ from qwen3asr_train.data.augment_time import (
     change_speed,
     change_tempo,
     scale_times,
+    shift_times,
 )
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.options import as_arguments
 
-_OWN_DRAWS = ("tempo", "pitch", "reverb", "noise_file", "babble", "clipping", "codec")
+_OWN_DRAWS = ("tempo", "pitch", "reverb", "noise_file", "babble", "clipping", "codec", "edges")
 """Steps with a generator each. New ones go to the end, so that the draws of the others stay."""
 
 _LIMITS = {"speed_range": (0.1, 10), "tempo_range": (0.1, 10), "pitch_semitones": (-24, 24),
            "reverb_rt60": (0.01, 10), "babble_voices": (1, 100), "clipping_db": (0, 100),
-           "codec_kbps": (1, 1000)}
+           "codec_kbps": (1, 1000), "edges_seconds": (0, 60)}
 """Of ranges; those not here, in dB, are held to -100 to 100."""
 
 
@@ -42,6 +43,8 @@ class Augmentation:
     tempo_range: tuple[float, float] = (0.9, 1.1)
     pitch_share: float = 0.0
     pitch_semitones: tuple[float, float] = (-2.0, 2.0)
+    edges_share: float = 0.0
+    edges_seconds: tuple[float, float] = (0.0, 1.0)
     reverb_share: float = 0.0
     reverb_files: str | tuple[str, ...] | None = None
     reverb_rt60: tuple[float, float] = (0.2, 0.8)
@@ -116,7 +119,7 @@ class Augmentation:
         """A record and float32 ``(samples,)`` at 16 kHz -> the same, changed in the order of the
         fields.
 
-        Only speed and tempo change the length, and with it the record's ``words`` and
+        Only speed, tempo and edges change the length, and with it the record's ``words`` and
         ``duration``. Speed, coloured noise and gain draw from ``rng`` itself. Every other step has
         a generator of its own, spawned from ``rng``'s seed, which leaves the stream of ``rng`` as
         it is: switching such a step on changes no draw of another. Raises DataError for a noise
@@ -124,6 +127,11 @@ class Augmentation:
         """
         own = self._own_draws(rng)
         waveform, factor = self._retimed(waveform, rng, own)
+        spoken, before = len(waveform) / SAMPLE_RATE, 0.0
+        if draws := own.get("edges"):
+            edges = draws.uniform(*self.edges_seconds, 2)
+            waveform = np.pad(waveform, np.round(edges * SAMPLE_RATE).astype(int))
+            before = float(edges[0])
         if draws := own.get("reverb"):
             waveform = reverberate(waveform, self._response(draws))
         waveform = self._noisy(waveform, rng, own)
@@ -135,7 +143,9 @@ class Augmentation:
             waveform = through_codec(waveform, self.codecs[int(draws.integers(len(self.codecs)))],
                                      draws.uniform(*self.codec_kbps))
         if factor != 1.0:
-            record = scale_times(record, factor, len(waveform) / SAMPLE_RATE)
+            record = scale_times(record, factor, spoken)
+        if len(waveform) / SAMPLE_RATE != spoken:
+            record = shift_times(record, before, len(waveform) / SAMPLE_RATE)
         return record, waveform
 
     def waveform(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -75,6 +75,19 @@ def scale_times(record: dict, factor: float, seconds: float) -> dict:
     return changed
 
 
+def shift_times(record: dict, before: float, seconds: float) -> dict:
+    """The record of a clip that begins ``before`` seconds earlier and is ``seconds`` long now.
+
+    A copy with ``words`` and ``duration`` changed, where it has them. DataError as above.
+    """
+    changed = dict(record)
+    if record.get("duration") is not None:
+        changed["duration"] = round(seconds, 4)
+    if record.get("words"):
+        changed["words"] = map_words(record["words"], lambda time: time + before)
+    return changed
+
+
 def map_words(words: list, of_time) -> list[list]:
     """``[word, start, end]`` (s) with ``of_time`` of both times, to 0.1 ms.
 

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwen3asr_train.data.features import chunk
+from qwen3asr_train.data.features import CHUNK_FRAMES, MEL_BINS, chunk
 
 IGNORE = -100
 
 
 class Example(NamedTuple):
-    """One sample ready for a batch: features ``(frames, 128)``, prompt and target ids.
+    """One sample ready for a batch: features ``(frames, 128)``, prompt and target ids. Text alone
+    has no frames.
 
     A tuple: Lightning's DeepSpeed strategy walks through batches and refuses frozen dataclasses.
     """
@@ -30,8 +31,12 @@ def collate(examples: list[Example], pad_id: int, *, with_prompts: bool = False
     target; ``input_features`` ``(chunks, 128, 100)``, ``chunk_lengths`` ``(chunks,)`` and
     ``clip_chunks`` ``(clips,)`` as the encoder takes them. ``with_prompts`` adds what generation
     starts from: ``prompt_ids``, ``prompt_mask`` ``(clips, prompt length)``, padded on the left.
+    Without any audio there is a silent clip beyond the last, whose tokens are nowhere: the encoder
+    runs on every rank.
     """
     packed = [chunk(example.features) for example in examples]
+    if not any(len(lengths) for _, lengths in packed):
+        packed.append(chunk(torch.zeros(CHUNK_FRAMES, MEL_BINS)))
     ids, _ = _pad([example.prompt + example.target for example in examples], pad_id)
     labels = np.full_like(ids, IGNORE)
     for row, example in zip(labels, examples, strict=True):

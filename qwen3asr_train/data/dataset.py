@@ -106,6 +106,8 @@ class SpeechDataset(Dataset):
         key = f"{entry.key}#{entry.copy}" if entry.copy else entry.key
         rng = sample_rng(self.seed, epoch, key)
         with naming(entry):
+            if is_text(record):
+                return self._written(record, waveform, rng)
             if self.joiner is not None:
                 record, waveform = self._joined(entry, record, waveform,
                                                 sample_rng(self.seed, epoch, f"{key}/join"))
@@ -125,8 +127,19 @@ class SpeechDataset(Dataset):
     def _read(self, entry: Entry) -> tuple[dict, np.ndarray]:
         record, payload = self._reader.read(entry)
         if payload is None:
+            if is_text(record):
+                return record, np.zeros(0, dtype=np.float32)
             raise DataError(f"{entry.name}: no audio")
         return record, decode(payload, name=entry.name)
+
+    def _written(self, record: dict, waveform: np.ndarray, rng: np.random.Generator) -> Sample:
+        """A sample with words in place of audio."""
+        if not isinstance(record.get("spoken"), str):
+            raise DataError("a sample of task 'text' needs `spoken`, what stands in place of audio")
+        context = self.contexts.draw(record, rng) if self.contexts is not None \
+            else DrawnContext(record.get("context") or "")
+        return Sample(record, waveform, torch.zeros(0, features.MEL_BINS),
+                      Part(0.0, "", record["text"]), None, context)
 
     def _joined(self, entry: Entry, record: dict, waveform: np.ndarray, rng: np.random.Generator
                 ) -> tuple[dict, np.ndarray]:
@@ -146,6 +159,10 @@ class SpeechDataset(Dataset):
 
     def _example(self, sample: Sample) -> Example:
         mel, part = sample.features, sample.part
+        if is_text(sample.record):
+            return Example(mel, self.prompts.written_prompt(sample.record["spoken"],
+                                                            sample.context.text),
+                           self.prompts.target(part.text, sample.record.get("language")))
         tokens = features.audio_tokens(len(mel))
         if sample.question is not None:
             asked, answer = sample.question
@@ -178,6 +195,11 @@ def naming(entry: Entry) -> Iterator[None]:
 def is_transcript(record: dict) -> bool:
     """Whether a record's text is what is said in it."""
     return record.get("task", "asr") == "asr"
+
+
+def is_text(record: dict) -> bool:
+    """Whether a record has words (``spoken``) in place of audio."""
+    return record.get("task") == "text"
 
 
 @dataclass(frozen=True)

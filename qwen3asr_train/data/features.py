@@ -150,6 +150,8 @@ class LogMelStream:
 def chunk(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """``(frames, 128)`` -> zero-padded chunks ``(n, 128, 100)`` and their frame counts ``(n,)``."""
     frames = features.shape[0]
+    if not frames:
+        return features.new_zeros(0, MEL_BINS, CHUNK_FRAMES), torch.zeros(0, dtype=torch.long)
     count = -(-frames // CHUNK_FRAMES)
     padded = torch.nn.functional.pad(features, (0, 0, 0, count * CHUNK_FRAMES - frames))
     lengths = torch.full((count,), CHUNK_FRAMES)

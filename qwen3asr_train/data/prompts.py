@@ -45,6 +45,13 @@ class PromptBuilder:
         tail = self._tail(question) if question else self._tail_without_question
         return head + [self._audio_pad] * audio_tokens + tail
 
+    def written_prompt(self, spoken: str, context: str = "") -> list[int]:
+        """Ids of a prompt with words in place of audio."""
+        refuse_control_tokens(context, "context")
+        refuse_control_tokens(spoken, "spoken")
+        return self._ids(f"<|im_start|>system\n{context}<|im_end|>\n<|im_start|>user\n{spoken}"
+                         "<|im_end|>\n<|im_start|>assistant\n")
+
     def target(self, text: str, language: str | None) -> list[int]:
         """Ids of the answer with its ``<|im_end|>``. DataError for control tokens in the text."""
         refuse_control_tokens(text, "text")

@@ -74,6 +74,8 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         targets = transcripts(ids, batch["labels"], self.config.asr_text_token_id,
                               self.config.eos_token_id[-1])
         lengths = (ids == self.config.audio_token_id).sum(1)
+        if not lengths.any():  # text alone
+            return 0.0 * audio.sum()
         return packed_ctc(self.lm_head(audio), lengths, targets, blank=self.config.audio_token_id)
 
 

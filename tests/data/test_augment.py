@@ -70,7 +70,8 @@ def before(options: Augmentation, waveform: np.ndarray, rng: np.random.Generator
     return waveform
 
 
-@pytest.mark.parametrize("new", [{}, {"codec_share": 0.5, "pitch_share": 0.5, "reverb_share": 0.5}])
+@pytest.mark.parametrize("new", [{}, {"codec_share": 0.5, "pitch_share": 0.5, "reverb_share": 0.5,
+                                      "edges_share": 0.0}])
 def test_old_steps_draw_what_they_drew(new):
     old = {"speed_share": 0.5, "noise_share": 0.5, "gain_share": 0.5, "time_masks": 2}
     same = 0
@@ -136,6 +137,15 @@ def test_only_speed_and_tempo_change_the_length(waveform, speed, tempo):
     found = options.waveform(waveform, np.random.default_rng(0))
     assert found.dtype == np.float32 and np.isfinite(found).all() and len(found) >= 1
     assert len(found) == pytest.approx(len(waveform) / speed / tempo, abs=3)
+
+
+def test_edges_are_silence_and_words_move_along():
+    record = {"text": "a", "duration": 1.0, "words": [["a", 0.2, 0.6]]}
+    options = Augmentation(edges_share=1, edges_seconds=(0.5, 0.5), speed_share=1,
+                           speed_range=(2.0, 2.0))
+    changed, waveform = options.clip(record, signal(16_000), np.random.default_rng(0))
+    assert len(waveform) == 24_000 and not waveform[:8_000].any() and not waveform[16_000:].any()
+    assert changed["words"] == [["a", 0.6, 0.8]] and changed["duration"] == 1.5
 
 
 def test_words_follow_speed_and_tempo():

@@ -158,11 +158,27 @@ def test_a_clips_features_do_not_depend_on_the_batch(tokenizer, entries):
 
 def test_a_sample_without_audio_is_refused(tokenizer, tmp_path):
     with ShardWriter(tmp_path) as writer:
-        writer.write("only-text", {"text": "x", "task": "text"})
-    entry = read_entries(writer.paths[0])[0]
-    batch = SpeechDataset(PromptBuilder(tokenizer))[Cell(0, 0, (entry,))]
-    assert "no audio" in batch["meta"]["skipped"][0]
-    assert json.dumps(entry)  # entries are plain
+        writer.write("no-audio", {"text": "x"})
+        writer.write("nothing-spoken", {"text": "x", "task": "text"})
+    entries = tuple(read_entries(writer.paths[0]))
+    batch = SpeechDataset(PromptBuilder(tokenizer))[Cell(0, 0, entries)]
+    first, second = batch["meta"]["skipped"]
+    assert "no-audio: no audio" in first and "nothing-spoken: a sample of task 'text'" in second
+    assert json.dumps(entries[0])  # entries are plain
+
+
+def test_text_alone_stands_in_the_users_turn(tokenizer, tmp_path):
+    with ShardWriter(tmp_path) as writer:
+        writer.write("t", {"text": "turn on", "spoken": "the light", "task": "text",
+                           "language": "English", "context": "turn", "duration": 1.0})
+    cell = Cell(0, 0, tuple(read_entries(writer.paths[0])))
+    batch = SpeechDataset(PromptBuilder(tokenizer), with_prompts=True)[cell]["inputs"]
+    assert tokenizer.decode(batch["input_ids"][0]) == (
+        "<|im_start|>system\nturn<|im_end|>\n<|im_start|>user\nthe light<|im_end|>\n"
+        "<|im_start|>assistant\nlanguage English<asr_text>turn on<|im_end|>")
+    labels = batch["labels"][0]
+    assert tokenizer.decode(labels[labels != -100]) == "language English<asr_text>turn on<|im_end|>"
+    assert len(batch["clip_chunks"]) == len(batch["chunk_lengths"]) == 1  # silence, used nowhere
 
 
 def test_partial_samples_are_cut_and_continued(tmp_path):

@@ -67,6 +67,21 @@ def test_names_of_several_spellings():
         assert joiner.join(word for word, _, _ in record["words"]) == record["text"]
 
 
+def test_text_alone_has_a_name_as_it_is_said():
+    corpus = Corpus(languages=("English", "Chinese"), text_share=1.0, entity_share=1.0)
+    for number in range(20):
+        _, record, audio = make_sample(corpus, "train", number)
+        (entity,) = record["entities"]
+        assert audio is None and record["task"] == "text" and 0.3 < record["duration"] < 6
+        others = record["meta"]["sounds_like"]
+        assert any(record["text"].replace(entity, other) == record["spoken"]
+                   for other in (entity, *others))
+    plain = [make_sample(Corpus(), "train", n)[1] for n in range(30)]
+    mixed = [make_sample(Corpus(text_share=0.3), "train", n)[1] for n in range(30)]
+    assert 2 < sum(record["task"] == "text" for record in mixed) < 20
+    assert all(a == b for a, b in zip(plain, mixed, strict=True) if b["task"] == "asr")
+
+
 def test_a_name_is_in_one_split_however_it_is_spelled():
     corpus = Corpus(entity_share=1.0)
     names = {split: {name for record, _ in samples(corpus, split, 60)

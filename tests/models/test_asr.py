@@ -41,6 +41,31 @@ def batch(examples, processor):
     return collate(examples, processor.tokenizer.pad_token_id, with_prompts=True)
 
 
+def test_text_among_speech_changes_nothing_of_it(model, examples, processor):
+    prompts = PromptBuilder(processor.tokenizer)
+    written = Example(torch.zeros(0, 128), prompts.written_prompt("the light", "turn"),
+                      prompts.target("light", "English"))
+    pad = processor.tokenizer.pad_token_id
+    with torch.no_grad():
+        speech, text, both = (model.target_loss(collate(rows, pad), with_ctc=True) for rows in (
+            examples[:3], [written], [examples[0], written, *examples[1:3]]))
+    assert text[0] > 0 and text[1] == 0
+    torch.testing.assert_close(both[0], speech[0] + text[0])
+    torch.testing.assert_close(both[1], speech[1])
+
+
+def test_text_alone_is_qwen3s(model, processor):
+    """Logits of a text prompt equal those of the language model by itself."""
+    prompts = PromptBuilder(processor.tokenizer)
+    prompt, target = prompts.written_prompt("the light"), prompts.target("light", "English")
+    batch = collate([Example(torch.zeros(0, 128), prompt, target)], 0)
+    with torch.no_grad():
+        hidden = model.model.language_model(torch.tensor([prompt + target])).last_hidden_state[0]
+        expected = torch.nn.functional.cross_entropy(
+            model.lm_head(hidden[len(prompt) - 1:-1]), torch.tensor(target), reduction="sum")
+        torch.testing.assert_close(model.target_loss(batch)[0], expected)
+
+
 def test_loss_and_gradient_equal_transformers(model, theirs, examples, batch, processor, waveforms):
     model.zero_grad()
     loss, _ = model.target_loss(batch)
