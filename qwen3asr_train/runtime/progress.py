@@ -53,10 +53,8 @@ class TrainingProgress(Callback):
             if "train/loss" in row:
                 fields = {"loss": f"{row['train/loss']:.3f}", "lr": f"{row['train/lr']:.1e}",
                           "speed": f"{row['train/audio_seconds_per_second']:.0f}"}
-            if "val/wer" in row:
-                fields["extra"] = f"val WER {row['val/wer']:.3f}"
-            self._bar.update(self._task, completed=trainer.global_step, **fields)
-        elif trainer.is_global_zero and row.get("step", self._printed) != self._printed:
+            self._bar.update(self._task, completed=trainer.global_step, extra=_extra(row), **fields)
+        elif trainer.is_global_zero and "train/loss" in row and row["step"] != self._printed:
             # the row of a step is written after the callbacks have seen that step
             self._printed = row["step"]
             pace = (time.perf_counter() - self._started) / (trainer.global_step - self._first)
@@ -64,8 +62,7 @@ class TrainingProgress(Callback):
             self._console.print(
                 f"step {row['step']}/{trainer.max_steps}  loss {row['train/loss']:.3f}  "
                 f"lr {row['train/lr']:.1e}  {row['train/audio_seconds_per_second']:.0f} s audio/s  "
-                + (f"val WER {row['val/wer']:.3f}  " if "val/wer" in row else "")
-                + f"{left / 60:.1f} min left", highlight=False, soft_wrap=True)
+                f"{_extra(row)}  {left / 60:.1f} min left", highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Close the bar."""
@@ -79,3 +76,9 @@ class TrainingProgress(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _extra(row: dict[str, float]) -> str:
+    """What some stages have and others do not."""
+    return "  ".join(f"{label} {row[name]:.3f}" for label, name in (
+        ("reward", "rollout/reward"), ("val WER", "val/wer")) if name in row)

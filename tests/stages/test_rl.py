@@ -62,6 +62,11 @@ def test_what_a_run_leaves(uninterrupted, finished_run):
     assert "Answers and rewards" in (uninterrupted / "report.html").read_text()
 
 
+def test_progress_is_told_before_there_is_a_loss(run, tmp_path):
+    done = run(tmp_path, "trainer.progress=true", "trainer.log_every=5")
+    assert "step 5/7  loss" in done.stderr and "reward -" in done.stderr
+
+
 @pytest.mark.parametrize("step", [2, 3])  # within a rollout, and between two
 def test_resumed_is_bitwise_the_same(run, uninterrupted, tmp_path, step):
     checkpoint = uninterrupted / "checkpoints" / f"step-{step}.ckpt"
