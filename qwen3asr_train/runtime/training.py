@@ -112,11 +112,13 @@ class TrainingModule(lightning.LightningModule):
         row["train/nonfinite_steps"] = self.nonfinite_steps
         self.log_row(row)
 
-    def log_row(self, row: dict[str, float]) -> None:
-        """Send one row to the loggers and keep it for the progress bar."""
-        self.latest = self.latest | row | {"step": self.global_step}
+    def log_row(self, row: dict[str, float], step: int | None = None) -> None:
+        """Send one row to the loggers and keep it for the progress bar; ``step``: by default the
+        number of steps taken."""
+        step = self.global_step if step is None else step
+        self.latest = self.latest | row | {"step": step}
         for logger in self.loggers:
-            logger.log_metrics(row, step=self.global_step)
+            logger.log_metrics(row, step=step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Optimiser state by parameter name: the same file for every strategy."""

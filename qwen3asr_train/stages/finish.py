@@ -59,7 +59,7 @@ def _clips(results: list[tuple[Utterance, Entry]]) -> dict[str, np.ndarray]:
         counts = counts_of(result[0])
         return counts.errors / max(1, counts.reference_units)
 
-    ranked = sorted(results, key=errors, reverse=True)
+    ranked = sorted((r for r in results if r[1].audio_at), key=errors, reverse=True)
     half = REPORT_CLIPS // 2
     chosen = {id(r): r for r in ranked[:half] + ranked[::-1][:half]}.values()
     reader = ShardReader()

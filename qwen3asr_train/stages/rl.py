@@ -23,6 +23,7 @@ from qwen3asr_train.models import asr
 from qwen3asr_train.models.policy import answer_log_probs
 from qwen3asr_train.objectives.gspo import policy_loss
 from qwen3asr_train.objectives.rewards import RewardSum
+from qwen3asr_train.runtime.metrics import write_atomically
 from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
 from qwen3asr_train.stages.finish import finish_run
 from qwen3asr_train.stages.fit import RecogniserModule, SpeechData, fit, scored_entries
@@ -100,6 +101,13 @@ class PolicyModule(RecogniserModule):
             if self.roller.objective.kl else []
         self._groups: list[tuple[int, Group]] = []
 
+    def on_train_start(self) -> None:
+        """Begin the kept answers, like the history, at this step."""
+        super().on_train_start()
+        if self.trainer.is_global_zero and self._answers.is_file():
+            kept = [row for row in read_answers(self._answers) if row["step"] <= self.global_step]
+            write_atomically(self._answers, "".join(_line(row) for row in kept))
+
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         """At the first micro-batch of a rollout: roll out all of them."""
         super().on_train_batch_start(batch, batch_idx)
@@ -115,7 +123,7 @@ class PolicyModule(RecogniserModule):
                         for group in part["meta"]["answered"].groups]
         self.roller.saved = {}
         self._keep_answers()
-        self.log_row(figures)
+        self.log_row(figures, self.global_step + 1)  # of the first step that trains on it
 
     def summed_losses(self, batch: dict) -> dict:
         """The policy loss of a micro-batch's answers, and what tells how far the policy has moved,
@@ -159,11 +167,11 @@ class PolicyModule(RecogniserModule):
             return
         with open(self._answers, "a", encoding="utf-8") as file:
             for _, group in self._groups[:SHOWN_GROUPS]:
-                file.write(json.dumps({
-                    "step": self.global_step, "key": group.entry.key,
+                file.write(_line({
+                    "step": self.global_step + 1, "key": group.entry.key,
                     "language": group.record.get("language"), "reference": group.record["text"],
                     "context": group.context.text, "answers": group.texts,
-                    "rewards": group.rewards, "parts": group.parts}, ensure_ascii=False) + "\n")
+                    "rewards": group.rewards, "parts": group.parts}))
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """With the optimiser's state, the answers that later steps of the rollout train on."""
@@ -183,6 +191,10 @@ def _padded(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Answers' tokens one after the other ``(tokens,)`` -> ``mask``'s shape, 0 elsewhere."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(
         mask, values)
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def read_answers(path: Path) -> list[dict]:

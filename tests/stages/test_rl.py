@@ -53,7 +53,7 @@ def test_what_a_run_leaves(uninterrupted, finished_run):
     gaps = rows(uninterrupted, "train/log_prob_gap")
     assert sorted(gaps) == [1, 2, 3, 4, 5, 6, 7]
     assert all(gaps[step] < 1e-5 for step in (1, 4, 7)) and gaps[3] > 1e-4 < gaps[6]
-    assert sorted(rows(uninterrupted, "rollout/reward")) == [0, 3, 6]
+    assert sorted(rows(uninterrupted, "rollout/reward")) == [1, 4, 7]
     before, after = weights(finished_run), weights(uninterrupted)
     assert any(not torch.equal(before[name], value) for name, value in after.items())
     answers = [json.loads(line) for line in
@@ -77,6 +77,16 @@ def test_resumed_is_bitwise_the_same(run, uninterrupted, tmp_path, step):
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     losses = rows(uninterrupted)
     assert rows(tmp_path) == {k: v for k, v in losses.items() if k > step}
+
+
+def test_a_run_folder_that_is_begun_anew_keeps_nothing_of_the_old_run(run, tmp_path):
+    for _ in range(2):
+        run(tmp_path, "trainer.max_steps=3")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "rollout/reward" in line] == [1]
+    answers = [json.loads(line) for line in
+               (tmp_path / "rollouts.jsonl").read_text().splitlines()]
+    assert len({row["key"] for row in answers}) == len(answers) and answers[0]["step"] == 1
 
 
 def test_killed_at_any_time(run, uninterrupted, tmp_path):
@@ -105,7 +115,7 @@ def test_two_processes_train_as_one(run, without_spares, tmp_path, strategy, acc
     run(tmp_path, "stage.spares=0", f"strategy={strategy}", "strategy.devices=2",
         f"trainer.accumulate={accumulate}")
     rewards, expected = (rows(f, "rollout/reward") for f in (tmp_path, without_spares))
-    assert rewards[0] == pytest.approx(expected[0], rel=1e-6)  # the same answers
+    assert rewards[1] == pytest.approx(expected[1], rel=1e-6)  # the same answers
     for step, loss in list(rows(without_spares).items())[:3]:
         assert rows(tmp_path)[step] == pytest.approx(loss, rel=1e-3, abs=1e-6)
     final = weights(tmp_path)
@@ -155,14 +165,14 @@ def test_a_users_rewards(run, tmp_path):
     (tmp_path / "mine.py").write_text(REWARD)
     path = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}:{os.getcwd()}"}
     run(tmp_path / "a", "stage.own_rewards=[mine:good]", "trainer.max_steps=3", **path)
-    assert rows(tmp_path / "a", "rollout/reward/mine:good")[0] > 1
+    assert rows(tmp_path / "a", "rollout/reward/mine:good")[1] > 1
     done = run(tmp_path / "b", "stage.own_rewards=[mine:breaks]", check=False, **path)
     assert done.returncode == 2 and done.stderr.count("\n") <= 12
     assert "mine:breaks raised RuntimeError: out of words" in done.stderr
     done = run(tmp_path / "c", "stage.own_rewards=[mine:sometimes]", "stage.bad_rewards=drop",
                "trainer.max_steps=3", **path)
     assert "returned nan for 4 of" in done.stdout + done.stderr
-    assert rows(tmp_path / "c", "rollout/dropped_share")[0] > 0
+    assert rows(tmp_path / "c", "rollout/dropped_share")[1] > 0
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
