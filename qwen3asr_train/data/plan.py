@@ -85,8 +85,9 @@ class BatchPlan:
         cost = sum(map(self._shard_cost, self.shards))
         # never more steps than samples: a step must hold at least one
         self.steps_per_epoch = int(max(1, min(cost // batch_seconds, self._least_samples())))
-        self._groups = lru_cache(maxsize=2)(self._draw_groups)
-        self._steps = lru_cache(maxsize=2)(self._cut_group)
+        # of this group and the next, also where spares are taken from beyond the end of training
+        self._groups = lru_cache(maxsize=4)(self._draw_groups)
+        self._steps = lru_cache(maxsize=4)(self._cut_group)
 
     @classmethod
     def from_paths(cls, sets: Mapping[str, Sequence[str]], **options) -> "BatchPlan":

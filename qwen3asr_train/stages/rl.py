@@ -118,7 +118,9 @@ class PolicyModule(RecogniserModule):
         number = self.global_step // self._options.updates_per_rollout
         with self.trainer.precision_plugin.forward_context():
             figures = self.roller.roll_out(rollout, number)
-        batch["meta"] |= rollout.parts[0][0]["meta"]  # DeepSpeed's strategy hands out a copy
+        first = rollout.parts[0][0]["meta"]
+        first.pop("rollout", None)
+        batch["meta"] |= first  # DeepSpeed's strategy hands out a copy
         self._groups = [(part["meta"]["step"], group) for part, _ in rollout.parts
                         for group in part["meta"]["answered"].groups]
         self.roller.saved = {}
