@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # The whole of stage=sft on embedded speech, a seed or several: bash recipes/embedded/sft.sh 0 1 2
-# First a recogniser of eight languages, from it one that knows contexts, orders, silence, streams and
-# noise; then the suite. Prints the folder with the figures for each seed.
+# First the language model alone, from it a recogniser of eight languages, from that one that knows contexts,
+# orders, silence, streams and noise; then the suite. Prints the folder with the figures for each seed.
 # PYTHON and WORK in the environment: the interpreter, the folder to write to.
 set -euo pipefail
 python=${PYTHON:-python}
 work=${WORK:-runs/embedded_sft}
 for seed in "$@"; do
+  "$python" -m qwen3asr_train stage=sft experiment=embedded_text seed="$seed" \
+    run_dir="$work/$seed/text" stage.test=false
   "$python" -m qwen3asr_train stage=sft experiment=embedded_languages seed="$seed" \
-    run_dir="$work/$seed/languages" stage.test=false
+    init_from="$work/$seed/text/model" run_dir="$work/$seed/languages" stage.test=false
   "$python" -m qwen3asr_train stage=sft experiment=embedded_sft seed="$seed" \
     init_from="$work/$seed/languages/model" run_dir="$work/$seed/sft" stage.test=false
   "$python" -m qwen3asr_train stage=evaluate suite=embedded init_from="$work/$seed/sft/model" \
