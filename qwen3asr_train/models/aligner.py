@@ -1,0 +1,140 @@
+"""The forced aligner: transformers' ``Qwen3ASRForTokenClassification`` with batched encoder windows.
+
+Encoder, projector and language model of a recogniser under a head that names the time class of each
+``<timestamp>`` slot. Attention is causal as in the language model; labels are not shifted.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    Qwen3ASRConfig,
+    Qwen3ASRForTokenClassification,
+    Qwen3ASRProcessor,
+)
+
+from qwen3asr_train.errors import UserError
+from qwen3asr_train.models import asr
+from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
+
+ARCHITECTURE = "Qwen3ASRForTokenClassification"
+
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- for part in message.content -%}
+{%- if part.type == 'audio' -%}<|audio_start|><|audio_pad|><|audio_end|>
+{%- elif part.type == 'text' -%}{{ part.text }}<timestamp><timestamp>
+{%- endif -%}
+{%- endfor -%}
+{%- endfor -%}
+"""
+"""What ``prepare_forced_aligner_inputs`` of transformers' processor renders: no chat around it."""
+
+
+class Aligner(Qwen3ASRForTokenClassification):
+    """Made by :func:`adapt`; its state dict, config and checkpoint folder are transformers' own."""
+
+    def encode_audio(self, batch: dict[str, Tensor]) -> Tensor:
+        """Projected audio tokens of all clips, packed ``(tokens, d)``."""
+        encoded = self.model.audio_tower(
+            batch["input_features"], chunk_lengths=batch["chunk_lengths"],
+            clip_chunks=batch["clip_chunks"],
+            window_chunks=batch.get("window_chunks")).last_hidden_state
+        return self.model.multi_modal_projector(encoded)
+
+    def slot_logits(self, batch: dict[str, Tensor], slots: Tensor) -> Tensor:
+        """Time classes of the positions where ``slots`` ``(clips, length)`` is True, row by row:
+        ``(slots, num_labels)``.
+
+        ``batch`` as :func:`qwen3asr_train.data.aligned.collate_slots` makes it. Padding on the
+        right under causal attention needs no mask: no slot sees it.
+        """
+        ids = batch["input_ids"]
+        embeddings = self.model.language_model.embed_tokens(ids)
+        places = (ids == self.config.audio_token_id).unsqueeze(-1)
+        audio = self.encode_audio(batch).to(embeddings.dtype)
+        hidden = self.model.language_model(
+            inputs_embeds=embeddings.masked_scatter(places, audio),
+            use_cache=False).last_hidden_state
+        return self.score(self.dropout(hidden[slots]))
+
+
+def adapt(model: Qwen3ASRForTokenClassification) -> Aligner:
+    """Turn a transformers model into an :class:`Aligner` in place; weights and names stay."""
+    model.__class__ = Aligner
+    batch_windows(model.model.audio_tower)
+    return model
+
+
+def build(preset: dict, processor: Qwen3ASRProcessor, seed: int, head: dict,
+          attn_implementation: str = "sdpa", encoder: WindowedEncoder | None = None) -> Aligner:
+    """An aligner with random weights, except for ``encoder`` where one is given.
+
+    ``preset`` as in :func:`qwen3asr_train.models.asr.build`; ``head``: ``num_labels``, ``bias``
+    and ``dropout``.
+    """
+    base = asr.build(preset, processor, seed, attn_implementation, encoder)
+    return from_recogniser(base, seed, head)
+
+
+def from_recogniser(base: asr.Recogniser, seed: int, head: dict) -> Aligner:
+    """Encoder, projector and language model of ``base`` under a new head."""
+    options = base.config.to_dict()
+    for name in ("architectures", "id2label", "label2id", "transformers_version", "model_type"):
+        options.pop(name, None)
+    options |= {"num_labels": head["num_labels"], "token_classification_bias": head["bias"],
+                "classifier_dropout": head["dropout"],
+                "attn_implementation": base.config._attn_implementation}
+    config = Qwen3ASRConfig(**options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ASRForTokenClassification(config)
+    model.model.load_state_dict(base.model.state_dict())
+    return adapt(model)
+
+
+def is_aligner(folder: str) -> bool:
+    """Whether a checkpoint folder (or hub name) says that it is one. OSError: it cannot be read."""
+    return ARCHITECTURE in (AutoConfig.from_pretrained(folder).architectures or ())
+
+
+def with_slots(processor: Qwen3ASRProcessor) -> Qwen3ASRProcessor:
+    """The processor with the aligner's prompt, in place."""
+    processor.chat_template = CHAT_TEMPLATE
+    return processor
+
+
+def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Aligner, Qwen3ASRProcessor]:
+    """Model (float32) and processor from a transformers checkpoint folder or a hub name."""
+    local = Path(folder)
+    if not local.is_dir() and (folder.count("/") != 1 or folder.startswith((".", "/"))):
+        raise UserError(f"init_from={folder}: no such folder (a run's model is RUN/model)")
+    if local.is_dir() and not (local / "config.json").is_file():
+        hint = f"; did you mean {local / 'model'}?" if (local / "model").is_dir() else ""
+        raise UserError(f"init_from={folder}: no config.json in it{hint}")
+    try:
+        if not is_aligner(folder):
+            raise UserError(f"init_from={folder}: no forced aligner but a "
+                            f"{(AutoConfig.from_pretrained(folder).architectures or ['?'])[0]}; "
+                            "stage=aligner trains one from it")
+        processor = Qwen3ASRProcessor.from_pretrained(folder)
+        model = Qwen3ASRForTokenClassification.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation=attn_implementation)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if local.is_dir() else \
+            "no such folder here, and the hub does not know it or cannot be reached"
+        raise UserError(f"init_from={folder}: {reason}") from error
+    return adapt(model), processor
+
+
+def save(model: Aligner, processor: Qwen3ASRProcessor, folder: Path,
+         state_dict: dict[str, Tensor] | None = None) -> None:
+    """Write a checkpoint folder that ``Qwen3ASRForTokenClassification.from_pretrained`` opens."""
+    ours, model.__class__ = model.__class__, Qwen3ASRForTokenClassification  # config.json names it
+    try:
+        model.save_pretrained(folder, state_dict=state_dict)
+    finally:
+        model.__class__ = ours
+    processor.save_pretrained(folder)
