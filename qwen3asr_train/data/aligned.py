@@ -104,6 +104,9 @@ class AlignmentDataset(SpeechDataset):
     def example(self, sample: Sample, units: list[str], times: list[Times],
                 rng: np.random.Generator) -> SlotExample:
         """A sample with drawn slots."""
+        if self.options.prefix_share and rng.random() < self.options.prefix_share:
+            kept = int(rng.integers(1, len(units) + 1))
+            units, times = units[:kept], times[:kept]
         slots = draw_slots(self.options, sample.record["text"], units, times, rng)
         tokens = features.audio_tokens(len(sample.features))
         ids = self.prompts.ids(tokens, units, slots)

@@ -38,8 +38,9 @@ class SlotOptions:
 
     ``all_share`` of the samples have both slots behind every unit, as one asks for words;
     ``sentence_share`` those of sentences alone. In the rest each unit has both slots
-    (``both_share``), that of its start (``start_share``), or none. Sentences end at punctuation, and
-    at pauses of at least ``sentence_pause`` seconds.
+    (``both_share``), that of its start (``start_share``), or none. Sentences end at punctuation,
+    and at pauses of at least ``sentence_pause`` seconds. ``prefix_share`` of all samples have only
+    the first of their units, of audio that goes on: so are long recordings aligned piece by piece.
 
     Raises UserError for what makes no sense.
     """
@@ -49,6 +50,7 @@ class SlotOptions:
     both_share: float = 0.5
     start_share: float = 0.2
     sentence_pause: float = 0.3
+    prefix_share: float = 0.0
 
     def __post_init__(self) -> None:
         for one, other in (("all_share", "sentence_share"), ("both_share", "start_share")):
@@ -56,6 +58,8 @@ class SlotOptions:
             if min(pair) < 0 or sum(pair) > 1:
                 raise UserError(f"stage.slots.{one}={pair[0]}, {other}={pair[1]}: shares are from "
                                 "0 to 1, also together")
+        if not 0 <= self.prefix_share <= 1:
+            raise UserError(f"stage.slots.prefix_share={self.prefix_share}: from 0 to 1")
 
 
 EVERYWHERE = SlotOptions(all_share=1.0, sentence_share=0.0)
@@ -196,18 +200,27 @@ def group_slots(ends: Sequence[int]) -> list[int]:
 
 def group_ends(text: str, units: Sequence[str], level: str = "sentence") -> list[int]:
     """Units up to the end of each sentence (or ``paragraph``: an empty line) of ``text``."""
+    return [end for _, end in text_groups(text, units, level)]
+
+
+def text_groups(text: str, units: Sequence[str], level: str) -> list[tuple[str, int]]:
+    """Sentences or paragraphs as they are written, and how many units there are up to their ends.
+    """
     pieces = (_SENTENCE_END if level == "sentence" else _PARAGRAPH_END).split(text)
-    unit_ends, place, done, ends = list(accumulate(map(len, units))), 0, 0, []
+    unit_ends, place, done, open_text, groups = list(accumulate(map(len, units))), 0, 0, [], []
     for piece in pieces:
-        letters = sum(1 for c in piece if is_letter(c))
-        if not letters:
-            continue
-        place += letters
+        place += sum(map(is_letter, piece))
+        before = done
         while done < len(units) and unit_ends[done] <= place:
             done += 1
-        if done and done not in ends:
-            ends.append(done)
-    return ends if ends and ends[-1] == len(units) else [*ends, len(units)]
+        if done > before:
+            groups.append((join_texts([*open_text, piece]), done))
+            open_text = []
+        elif piece.strip():  # without letters, or it ends inside a unit
+            open_text.append(piece)
+    if open_text and groups:
+        groups[-1] = (join_texts([groups[-1][0], *open_text]), groups[-1][1])
+    return groups
 
 
 def is_letter(character: str) -> bool:

@@ -1,4 +1,4 @@
-"""The forced aligner: transformers' ``Qwen3ASRForTokenClassification`` with batched encoder windows.
+"""The forced aligner: transformers' token classification model with batched encoder windows.
 
 Encoder, projector and language model of a recogniser under a head that names the time class of each
 ``<timestamp>`` slot. Attention is causal as in the language model; labels are not shifted.
