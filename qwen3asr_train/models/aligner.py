@@ -96,8 +96,11 @@ def from_recogniser(base: asr.Recogniser, seed: int, head: dict) -> Aligner:
 
 
 def is_aligner(folder: str) -> bool:
-    """Whether a checkpoint folder (or hub name) says that it is one. OSError: it cannot be read."""
-    return ARCHITECTURE in (AutoConfig.from_pretrained(folder).architectures or ())
+    """Whether a checkpoint folder or hub name says that it is one; what cannot be read is none."""
+    try:
+        return ARCHITECTURE in (AutoConfig.from_pretrained(folder).architectures or ())
+    except (OSError, ValueError):
+        return False
 
 
 def with_slots(processor: Qwen3ASRProcessor) -> Qwen3ASRProcessor:
@@ -115,9 +118,9 @@ def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Aligner, Qwen3
         hint = f"; did you mean {local / 'model'}?" if (local / "model").is_dir() else ""
         raise UserError(f"init_from={folder}: no config.json in it{hint}")
     try:
-        if not is_aligner(folder):
-            raise UserError(f"init_from={folder}: no forced aligner but a "
-                            f"{(AutoConfig.from_pretrained(folder).architectures or ['?'])[0]}; "
+        kinds = AutoConfig.from_pretrained(folder).architectures or ["model of no known kind"]
+        if ARCHITECTURE not in kinds:
+            raise UserError(f"init_from={folder}: no forced aligner but a {kinds[0]}; "
                             "stage=aligner trains one from it")
         processor = Qwen3ASRProcessor.from_pretrained(folder)
         model = Qwen3ASRForTokenClassification.from_pretrained(

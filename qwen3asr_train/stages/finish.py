@@ -43,7 +43,8 @@ def finish_run(config: DictConfig, run_dir: Path, metrics: dict[str, float],
     metrics |= {f"time/{name}_seconds": value for name, value in timings.items()}
     chosen = (config.get("suite") or {}).get("headline") or {}
     headline = {name: metrics[name] for name in (*chosen,
-        "test/wer", "test/cer", "test/lid_accuracy", "val/wer", "train/loss", "train/seconds",
+        "test/aas_ms", "test/aas_floor_ms", "test/median_ms", "test/p90_ms", "test/within_80_ms",
+        "test/teacher_aas_ms", "test/wer", "test/cer", "test/lid_accuracy", "val/wer", "train/loss", "train/seconds",
         "train/audio_seconds_per_second", "train/padding_share") if name in metrics}
     write_report(run_dir / "report.html", title=f"{config.stage.name}: {run_dir.name}",
                  headline=headline, history=history, utterances=utterances,
