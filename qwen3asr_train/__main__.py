@@ -62,7 +62,7 @@ def run_stage(config: DictConfig) -> None:
 
     quieten()
     stage = importlib.import_module(f"qwen3asr_train.stages.{config.stage.name}")
-    if is_first_process() and config.stage.name != "transcribe":
+    if is_first_process() and config.stage.name not in command_line.PRINTING:
         OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
     metrics = stage.run(config, run_dir)
     command_line.print_result(config.stage.name, metrics, run_dir,

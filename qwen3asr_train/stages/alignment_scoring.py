@@ -157,6 +157,9 @@ def _aligned(test: TestClips, way: Way, align, rank: int, ranks: int, pictures: 
     def flush() -> None:
         spans = align([clip.waveform for clip in group], [clip.units for clip in group])
         for clip, row in zip(group, spans, strict=True):
+            if row is None:
+                log.warning("%s: too short for its text under CTC, not counted", clip.key)
+                continue
             found.append(clip_of(clip.key, clip.language, clip.duration, clip.units, row,
                                  clip.times))
             if len(shown) < pictures:
