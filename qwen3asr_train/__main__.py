@@ -70,11 +70,12 @@ def run_stage(config: DictConfig) -> None:
 
 
 def suite_headline(config: DictConfig, metrics: dict[str, float]) -> list[str]:
-    """What of a suite is printed: its headline, else every error rate."""
+    """What of a suite is printed: its headline, else every error rate, or an aligner's AAS."""
     if config.suite is None:
         return []
-    return list(config.suite.get("headline") or
-                [name for name in metrics if name.endswith("/wer") and name.count("/") == 2])
+    return list(config.suite.get("headline") or [
+        name for name in metrics if (name.endswith("/wer") and name.count("/") == 2)
+        or name.endswith(("/aas_ms", "/ctc_aas_ms", "/aas_floor_ms"))])
 
 
 def main() -> int:

@@ -31,8 +31,9 @@ OWN_NAMES = ("stage.conditions.", "suite.")
 """Fields below which users put names of their own."""
 
 HEADLINE = ("test/aas_ms", "test/aas_floor_ms", "test/teacher_aas_ms", "test/ctc_aas_ms",
-            "val/aas_ms", "test/wer", "test/wer_low", "test/wer_high", "test/cer", "test/lid_accuracy",
-            "val/wer", "train/loss", "train/padding_share", "train/steps", "train/seconds")
+            "val/aas_ms", "test/wer", "test/wer_low", "test/wer_high", "test/cer",
+            "test/lid_accuracy", "val/wer", "train/loss", "train/padding_share", "train/steps",
+            "train/seconds")
 
 
 def check_arguments(arguments: list[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """Shards to the same shards with a teacher's word times: audio byte for byte, ``words`` replaced.
 
-In ``OUT``: a shard ``shard-NNNNNN.tar`` with its index for the *n*-th of the source, whole or not at
-all; ``align/NNNNNN.json``, its receipt, by which a stopped run goes on; and ``rejected.jsonl``, one
-row a sample left out.
+In ``OUT``: a shard ``shard-NNNNNN.tar`` with its index for the *n*-th of the source, whole or not
+at all; ``align/NNNNNN.json``, its receipt, by which a stopped run goes on; and ``rejected.jsonl``,
+one row a sample left out.
 """
 
 import json

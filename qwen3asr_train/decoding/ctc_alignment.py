@@ -1,4 +1,5 @@
-"""Forced alignment with the CTC head of an AuT: a teacher, and what the aligner is compared with."""
+"""Forced alignment with the CTC head of an AuT: a teacher, and what our aligner is compared with.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

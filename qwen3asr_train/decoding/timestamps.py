@@ -8,8 +8,8 @@ from itertools import pairwise
 def repair_times(times: Sequence[float]) -> list[int]:
     """Times in ms, in the order of their slots -> whole ms that never decrease.
 
-    The rule of ``fix_timestamp`` (github.com/QwenLM/Qwen3-ASR, qwen3_forced_aligner.py; transformers
-    has it as ``_fix_timestamps``, quadratic in the slots): what is not on the longest
+    The rule of ``fix_timestamp`` (github.com/QwenLM/Qwen3-ASR, qwen3_forced_aligner.py; in
+    transformers ``_fix_timestamps``, quadratic in the slots): what is not on the longest
     non-decreasing subsequence is an outlier. One or two outliers in a row take the time of the
     nearer good neighbour, more of them are spread evenly between the two. Of several longest
     subsequences the same one is chosen as there.

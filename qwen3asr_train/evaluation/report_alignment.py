@@ -1,4 +1,4 @@
-"""The forced aligner in the report: how far its times are off, and words under their spectrogram."""
+"""The forced aligner in the report: how far its times are off; words under their spectrogram."""
 
 import base64
 from collections.abc import Sequence
@@ -147,13 +147,11 @@ def _tier(tier: str, units: Sequence[str], spans: Sequence[tuple[float, float] |
 
 def _shortened(text: str, width: float) -> str:
     """As much of ``text`` as fits; at least one character."""
-    columns = [2 if character > "\u2e7f" else 1 for character in text]
-    used, kept = 0.0, 0
-    for column in columns:
-        used += column * _PIXELS_PER_COLUMN
-        if used > width and kept:
-            return text[:kept]
-        kept += 1
+    used = 0.0
+    for place, character in enumerate(text):
+        used += (2 if character > "\u2e7f" else 1) * _PIXELS_PER_COLUMN
+        if used > width and place:
+            return text[:place]
     return text
 
 

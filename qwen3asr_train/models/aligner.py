@@ -4,6 +4,7 @@ Encoder, projector and language model of a recogniser under a head that names th
 ``<timestamp>`` slot. Attention is causal as in the language model; labels are not shifted.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -72,8 +73,8 @@ def build(preset: dict, processor: Qwen3ASRProcessor, seed: int, head: dict,
           attn_implementation: str = "sdpa", encoder: WindowedEncoder | None = None) -> Aligner:
     """An aligner with random weights, except for ``encoder`` where one is given.
 
-    ``preset`` as in :func:`qwen3asr_train.models.asr.build`; ``head``: ``num_labels``, ``bias``
-    and ``dropout``.
+    ``preset`` as in :func:`qwen3asr_train.models.asr.build`; ``head``: ``num_labels``, ``bias``,
+    ``dropout`` and ``init``, the fields of ``stage.head``.
     """
     base = asr.build(preset, processor, seed, attn_implementation, encoder)
     return from_recogniser(base, seed, head)
@@ -92,7 +93,24 @@ def from_recogniser(base: asr.Recogniser, seed: int, head: dict) -> Aligner:
         torch.manual_seed(seed)
         model = Qwen3ASRForTokenClassification(config)
     model.model.load_state_dict(base.model.state_dict())
+    if head["init"] == "sinusoid":
+        place_on_circles(model.score.weight, config.text_config.initializer_range)
+    elif head["init"] != "random":
+        raise UserError(f"stage.head.init={head['init']}: sinusoid or random")
     return adapt(model)
+
+
+@torch.no_grad()
+def place_on_circles(weight: Tensor, scale: float) -> None:
+    """Fill a head's ``(classes, d)`` with cosines and sines of the class, wavelengths from 4
+    classes to 4 times all of them: neighbouring times begin with neighbouring weights, as the
+    places of Vaswani et al. (2017), so that their order need not be learned row by row. Entries
+    have the standard deviation ``scale``."""
+    classes, width = weight.shape
+    lengths = torch.logspace(math.log10(4.0), math.log10(4.0 * classes), width // 2)
+    angles = 2 * math.pi * torch.arange(classes)[:, None] / lengths
+    circles = torch.cat([angles.cos(), angles.sin()], 1) * (scale * math.sqrt(2))
+    weight[:, :circles.shape[1]] = circles.to(weight)
 
 
 def is_aligner(folder: str) -> bool:

@@ -24,7 +24,7 @@ TEXTS = ["turn on the light, please.", "关上客厅的门。", "turn on. 关上
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "model"
     processor = make_processor(train_tokenizer(TEXTS * 5, 400))
-    head = {"num_labels": 120, "bias": True, "dropout": 0.0}
+    head = {"num_labels": 120, "bias": True, "dropout": 0.0, "init": "random"}
     aligner.save(aligner.build(SIZES, processor, 0, head), aligner.with_slots(processor), path)
     return path
 

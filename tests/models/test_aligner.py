@@ -10,7 +10,7 @@ from qwen3asr_train.data.slots import SlotPrompts
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import aligner, asr
 
-HEAD = {"num_labels": 250, "bias": False, "dropout": 0.1}
+HEAD = {"num_labels": 250, "bias": False, "dropout": 0.1, "init": "random"}
 TEXTS = ["turn on", "关上客厅的门", "light", "please turn the light on now", "the"]
 
 
@@ -67,3 +67,15 @@ def test_no_aligner(folder, tmp_path):
         aligner.load(str(folder.parent / "sft"))
     with pytest.raises(UserError, match="no such folder"):
         aligner.load(str(tmp_path / "none"))
+
+
+def test_neighbouring_times_begin_alike(model):
+    weight = torch.zeros(300, 40)
+    aligner.place_on_circles(weight, 0.1)
+    assert float(weight.std()) == pytest.approx(0.1, rel=0.15)
+    close = torch.nn.functional.cosine_similarity(weight[100:101], weight[95:106])
+    assert close.argmax() == 5 and (close[:5].diff() > 0).all() and (close[5:].diff() < 0).all()
+    far = torch.nn.functional.cosine_similarity(weight[100:101], weight[[20, 60, 200, 299]])
+    assert far.max() < close.min()
+    with pytest.raises(UserError, match=r"stage\.head\.init=zeros"):
+        aligner.from_recogniser(model, 0, HEAD | {"init": "zeros"})

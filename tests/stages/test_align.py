@@ -15,7 +15,8 @@ from qwen3asr_train.models import aligner, asr
 def folder(finished_run, tmp_path_factory):
     """An aligner whose head has random weights: its times need repair."""
     base, processor = asr.load(str(finished_run / "model"))
-    model = aligner.from_recogniser(base, 0, {"num_labels": 60, "bias": False, "dropout": 0.0})
+    head = {"num_labels": 60, "bias": False, "dropout": 0.0, "init": "random"}
+    model = aligner.from_recogniser(base, 0, head)
     path = tmp_path_factory.mktemp("aligner") / "model"
     aligner.save(model, aligner.with_slots(processor), path)
     return path

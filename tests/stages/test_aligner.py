@@ -91,3 +91,39 @@ def test_mistakes_are_one_line(run, tmp_path, arguments, message):
     done = run(tmp_path, *arguments, check=False)
     assert done.returncode == 2 and message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_evaluation_on_shards_and_on_a_suite(command_line, whole, corpus, tmp_path):
+    command_line("stage=evaluate", f"init_from={whole / 'model'}", f"data.test={corpus['test']}",
+                 f"run_dir={tmp_path / 'a'}", small=False)
+    metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    before = json.loads((whole / "metrics.json").read_text())
+    assert metrics["test/aas_ms"] == pytest.approx(before["test/aas_ms"])
+    mini = "{train_samples: 0, validation_samples: 0, test_samples: 4}"
+    done = command_line(
+        "stage=evaluate", "suite=alignment", f"init_from={whole / 'model'}",
+        f"suite.sets.embedded.corpus={mini}", f"+suite.sets.mine.data={corpus['test']}",
+        "stage.evaluation.joined_seconds=[12]", "stage.evaluation.joined_clips=1",
+        "stage.evaluation.cross_lingual_seconds=0", "stage.decoding.max_seconds=6",
+        f"run_dir={tmp_path / 'b'}", small=False)
+    metrics = json.loads((tmp_path / "b" / "metrics.json").read_text())
+    assert {"embedded/aas_ms", "embedded/joined_12s/aas_ms", "mine/snr_10/aas_ms"} <= metrics.keys()
+    assert metrics["mine/aas_ms"] == pytest.approx(before["test/aas_ms"])
+    assert "mine/aas_ms" in done.stdout
+    done = command_line("stage=evaluate", "suite=lid", f"init_from={whole / 'model'}", small=False,
+                        check=False)
+    assert done.returncode == 2 and "is a forced aligner" in done.stderr
+
+
+def test_transcripts_with_times(command_line, whole, finished_run, corpus, tmp_path):
+    from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
+
+    (tmp_path / "a.wav").write_bytes(
+        ShardReader().read(read_entries(find_shards(corpus["test"])[0])[0])[1])
+    arguments = ["stage=transcribe", f"init_from={finished_run / 'model'}", "timestamps=true",
+                 f"audio={tmp_path / 'a.wav'}", "format=jsonl", "stage.decoding.max_new_tokens=20"]
+    row = json.loads(command_line(*arguments, f"aligner={whole / 'model'}", small=False).stdout)
+    assert isinstance(row["words"], list)
+    assert all(0 <= word["start"] <= word["end"] for word in row["words"])
+    done = command_line(*arguments, small=False, check=False)
+    assert done.returncode == 2 and "aligner=RUN/model" in done.stderr
