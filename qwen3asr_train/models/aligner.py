@@ -115,6 +115,8 @@ def place_on_circles(weight: Tensor, scale: float) -> None:
 
 def is_aligner(folder: str) -> bool:
     """Whether a checkpoint folder or hub name says that it is one; what cannot be read is none."""
+    if not Path(folder).is_dir() and (folder.count("/") != 1 or folder.startswith((".", "/"))):
+        return False  # no name that the hub would know
     try:
         return ARCHITECTURE in (AutoConfig.from_pretrained(folder).architectures or ())
     except (OSError, ValueError):

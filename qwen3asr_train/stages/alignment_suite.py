@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from qwen3asr_train.data.shards import Entry, find_shards
 from qwen3asr_train.errors import UserError
@@ -22,6 +22,8 @@ def evaluate_aligner(config: DictConfig, run_dir: Path) -> dict[str, float]:
     """
     started = time.perf_counter()
     sets = find_alignment_sets(config)
+    if config.suite is not None:
+        config = OmegaConf.merge(config, {"stage": {"evaluation": config.suite.evaluation}})
     model = aligner.load(str(config.stage.init_from), config.model.attn_implementation)
     loaded = time.perf_counter()
     metrics, whole = {}, None

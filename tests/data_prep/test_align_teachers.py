@@ -176,7 +176,8 @@ for lab in labs[1:]:  # the first one has no alignment
     body = "".join(f"{{a}}\\n{{b}}\\n\\"{{w}}\\"\\n" for a, b, w in rows)
     (place / (lab.stem + ".TextGrid")).write_text(
         'File type = "ooTextFile"\\nObject class = "TextGrid"\\n'
-        f'\\n0\\n{{rows[-1][1]}}\\n<exists>\\n1\\n"IntervalTier"\\n"words"\\n0\\n{{rows[-1][1]}}\\n{{len(rows)}}\\n' + body)
+        f'\\n0\\n{{rows[-1][1]}}\\n<exists>\\n1\\n"IntervalTier"\\n"words"\\n0'
+        f'\\n{{rows[-1][1]}}\\n{{len(rows)}}\\n' + body)
 """
 
 

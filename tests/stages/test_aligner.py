@@ -85,7 +85,7 @@ def test_from_a_recogniser_and_on_from_an_aligner(run, finished_run, whole, tmp_
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["data.joins.share=0.5", "data.joins.seconds=[10,60]"], "data.joins.seconds=60: beyond"),
-    (["init_from=none/such"], "init_from=none/such"),
+    (["init_from=./none/such"], "init_from=./none/such: no such folder"),
     (["stage.slots.all_share=2"], "stage.slots.all_share=2")])
 def test_mistakes_are_one_line(run, tmp_path, arguments, message):
     done = run(tmp_path, *arguments, check=False)
@@ -99,12 +99,12 @@ def test_evaluation_on_shards_and_on_a_suite(command_line, whole, corpus, tmp_pa
     metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
     before = json.loads((whole / "metrics.json").read_text())
     assert metrics["test/aas_ms"] == pytest.approx(before["test/aas_ms"])
-    mini = "{train_samples: 0, validation_samples: 0, test_samples: 4}"
+    mini = "{train_samples:0,validation_samples:0,test_samples:4}"
     done = command_line(
         "stage=evaluate", "suite=alignment", f"init_from={whole / 'model'}",
-        f"suite.sets.embedded.corpus={mini}", f"+suite.sets.mine.data={corpus['test']}",
-        "stage.evaluation.joined_seconds=[12]", "stage.evaluation.joined_clips=1",
-        "stage.evaluation.cross_lingual_seconds=0", "stage.decoding.max_seconds=6",
+        f"+suite.sets.embedded.corpus={mini}", f"+suite.sets.mine.data={corpus['test']}",
+        "suite.evaluation.joined_seconds=[12]", "suite.evaluation.joined_clips=1",
+        "suite.evaluation.cross_lingual_seconds=0", "stage.decoding.max_seconds=6",
         f"run_dir={tmp_path / 'b'}", small=False)
     metrics = json.loads((tmp_path / "b" / "metrics.json").read_text())
     assert {"embedded/aas_ms", "embedded/joined_12s/aas_ms", "mine/snr_10/aas_ms"} <= metrics.keys()
