@@ -22,7 +22,10 @@ LEVELS = ("word", "sentence", "paragraph")
 Spans = list[tuple[float, float]]
 """Start and end (s) of each unit."""
 
-_TEXT_SHARE = 0.8  # of the text that a piece of a long recording is expected to hold
+_TEXT_SHARE = 0.7  # of the text that a piece of a long recording is expected to hold
+_PAUSE_MARGIN = 0.2  # seconds around a pause in which the quietest place is looked for
+_FRAME = 160  # samples in one energy frame (10 ms)
+_QUIET_FRAMES = 10
 _EDGE_SECONDS = 1.0  # words that are said to end so near a piece's end may belong behind it
 
 
@@ -153,7 +156,7 @@ def align_long(waveform: np.ndarray, units: Sequence[str], max_seconds: float,
 
     Of each piece of the audio, ``align`` is given somewhat less text than it should hold, by the
     letters; what it finds is kept up to the longest pause in its second half, and the next piece
-    starts in the middle of that pause.
+    starts where it is quietest around that pause.
     """
     found, start = [], 0.0
     length = len(waveform) / SAMPLE_RATE
@@ -166,14 +169,14 @@ def align_long(waveform: np.ndarray, units: Sequence[str], max_seconds: float,
         stop = max(done + 1, int(np.searchsorted(letters, letters[done] + expected, "right")) - 1)
         piece = waveform[round(start * SAMPLE_RATE):round((start + max_seconds) * SAMPLE_RATE)]
         spans = align(piece, units[done:stop])
-        kept, cut = (len(spans), rest) if last else _cut_at_pause(spans, max_seconds)
+        kept, cut = (len(spans), rest) if last else _cut_at_pause(piece, spans, max_seconds)
         found += [(round(start + a, 3), round(start + b, 3)) for a, b in spans[:kept]]
         start += cut
     return found
 
 
-def _cut_at_pause(spans: Spans, seconds: float) -> tuple[int, float]:
-    """How many of the spans to keep, and where the next piece starts.
+def _cut_at_pause(piece: np.ndarray, spans: Spans, seconds: float) -> tuple[int, float]:
+    """How many of the spans to keep, and where in the piece the next one starts.
 
     Words that pile up at the end of the piece are said behind it, so they are not kept.
     """
@@ -185,5 +188,20 @@ def _cut_at_pause(spans: Spans, seconds: float) -> tuple[int, float]:
     if not pauses:
         return count, max(spans[count - 1][1], 0.5)
     _, kept = max(pauses)
-    return kept, max((spans[kept - 1][1] + spans[kept][0]) / 2, 0.5)
+    return kept, max(_quietest(piece, spans[kept - 1][1], spans[kept][0]), 0.5)
+
+
+def _quietest(piece: np.ndarray, start: float, end: float) -> float:
+    """The middle of the quietest 100 ms around a pause from ``start`` to ``end`` (s), whose times
+    are only about right."""
+    first = max(0, round((start - _PAUSE_MARGIN) * SAMPLE_RATE)) // _FRAME
+    samples = piece[first * _FRAME:round((end + _PAUSE_MARGIN) * SAMPLE_RATE)]
+    count = len(samples) // _FRAME
+    if count < _QUIET_FRAMES:
+        return (start + end) / 2
+    energy = np.square(samples[:count * _FRAME], dtype=np.float64).reshape(count, _FRAME).mean(1)
+    smooth = np.convolve(energy, np.ones(_QUIET_FRAMES), mode="valid")
+    quiet = np.flatnonzero(smooth <= smooth.min() * (1 + 1e-6))  # digital silence: its middle
+    place = quiet[len(quiet) // 2] + _QUIET_FRAMES / 2
+    return (first + place) * _FRAME / SAMPLE_RATE
 

@@ -81,7 +81,7 @@ def test_long_recordings_with_an_oracle(words, max_seconds):
     for pause, seconds in words:
         truth.append((place + pause, place + pause + seconds))
         place += pause + seconds
-    waveform = np.arange(round(place * 16_000))
+    waveform = np.arange(round(place * 16_000), dtype=np.float64)
     calls = 0
 
     def align(piece, units):
@@ -99,6 +99,22 @@ def test_long_recordings_with_an_oracle(words, max_seconds):
     found = align_long(waveform, [Unit(i) for i in range(len(words))], max_seconds, align)
     assert len(found) == len(truth) and calls <= 3 + 4 * place / max_seconds
     assert np.mean(np.abs(np.array(found) - np.array(truth)) < 0.01) > 0.95
+
+
+def test_cuts_are_where_it_is_quiet():
+    """Words at whole seconds that an aligner finds 0.15 s too late: the cuts still miss them."""
+    rng = np.random.default_rng(0)
+    waveform = np.zeros(30 * 16_000, np.float32)
+    for second in range(30):
+        waveform[second * 16_000:][:9_600] = rng.standard_normal(9_600)
+
+    def align(piece, units):
+        offset = np.flatnonzero(np.abs(piece) > 0)[0] / 16_000
+        assert offset < 0.45  # from inside a pause of 0.4 s
+        return [(offset + i + 0.15, offset + i + 0.75) for i in range(len(units))]
+
+    found = align_long(waveform, ["word"] * 30, 8.0, align)
+    assert [round(a - 0.15, 2) for a, _ in found] == pytest.approx(list(range(30)), abs=0.02)
 
 
 def test_recogniser_folders_are_refused(tmp_path):

@@ -2,9 +2,9 @@
 
 import hashlib
 import importlib.util
-import json
 import io
 import itertools
+import json
 import sys
 import tarfile
 from pathlib import Path
