@@ -62,7 +62,7 @@ def run_stage(config: DictConfig) -> None:
 
     quieten()
     stage = importlib.import_module(f"qwen3asr_train.stages.{config.stage.name}")
-    if is_first_process() and config.stage.name != "transcribe":
+    if is_first_process() and config.stage.name not in command_line.PRINTING:
         OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
     metrics = stage.run(config, run_dir)
     command_line.print_result(config.stage.name, metrics, run_dir,
@@ -70,11 +70,12 @@ def run_stage(config: DictConfig) -> None:
 
 
 def suite_headline(config: DictConfig, metrics: dict[str, float]) -> list[str]:
-    """What of a suite is printed: its headline, else every error rate."""
+    """What of a suite is printed: its headline, else every error rate, or an aligner's AAS."""
     if config.suite is None:
         return []
-    return list(config.suite.get("headline") or
-                [name for name in metrics if name.endswith("/wer") and name.count("/") == 2])
+    return list(config.suite.get("headline") or [
+        name for name in metrics if (name.endswith("/wer") and name.count("/") == 2)
+        or name.endswith(("/aas_ms", "/ctc_aas_ms", "/aas_floor_ms"))])
 
 
 def main() -> int:

@@ -20,14 +20,20 @@ CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "config
 
 SHORTHANDS = {"init_from": "stage.init_from", "init_from_encoder": "stage.init_from_encoder",
               "format": "stage.format", "language": "stage.language",
-              "context": "stage.context", "streaming": "stage.streaming"}
+              "context": "stage.context", "streaming": "stage.streaming", "text": "stage.text",
+              "out": "stage.out", "timestamps": "stage.timestamps", "aligner": "stage.aligner"}
 """Fields of the stage that may be written without ``stage.``."""
+
+PRINTING = ("transcribe", "align")
+"""Stages whose results go to stdout; they leave no run folder."""
 
 OWN_NAMES = ("stage.conditions.", "suite.")
 """Fields below which users put names of their own."""
 
-HEADLINE = ("test/wer", "test/wer_low", "test/wer_high", "test/cer", "test/lid_accuracy",
-            "val/wer", "train/loss", "train/padding_share", "train/steps", "train/seconds")
+HEADLINE = ("test/aas_ms", "test/aas_floor_ms", "test/teacher_aas_ms", "test/ctc_aas_ms",
+            "val/aas_ms", "test/wer", "test/wer_low", "test/wer_high", "test/cer",
+            "test/lid_accuracy", "val/wer", "train/loss", "train/padding_share", "train/steps",
+            "train/seconds")
 
 
 def check_arguments(arguments: list[str]) -> list[str]:
@@ -36,6 +42,9 @@ def check_arguments(arguments: list[str]) -> list[str]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         known = equals and name in SHORTHANDS
+        if name in ("text", "stage.text"):  # hydra's grammar takes commas and quotes for its own
+            value = quoted(value)
+            argument = f"{name}={value}"
         expanded.append(f"{SHORTHANDS[name]}={value}" if known else argument)
     stages = sorted(path.stem for path in (CONFIGS / "stage").glob("*.yaml"))
     named = [a.split("=", 1)[1] for a in expanded if a.startswith("stage=")]
@@ -47,10 +56,19 @@ def check_arguments(arguments: list[str]) -> list[str]:
     for stage in (s for value in named for s in value.split(",")):
         if stage not in stages:
             raise UserError(f"no stage '{stage}' (stages: {', '.join(stages)})")
-    if named == ["transcribe"]:  # its results go to stdout; it leaves no run folder
-        at = expanded.index("stage=transcribe")  # argparse wants all overrides in one place
+    if named[0] in PRINTING and len(named) == 1:
+        at = expanded.index(f"stage={named[0]}")  # argparse wants all overrides in one place
         expanded[at:at] = ["hydra.run.dir=.", "hydra.output_subdir=null"]
     return expanded
+
+
+def quoted(text: str) -> str:
+    """Free text as a quoted value of hydra's grammar, unless it is quoted already."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text
+    # a quote is escaped, and so is a backslash in front of one (or of the closing one)
+    escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + (m[2] and '\\"'), text)
+    return '"' + escaped.replace("${", "\\${") + '"'
 
 
 def refuse_unknown_keys(config: DictConfig) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from qwen3asr_train.evaluation.languages import known_language
 from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
+from qwen3asr_train.evaluation.report_alignment import AlignmentReport, alignment_section
 from qwen3asr_train.evaluation.report_answers import answers_section
 from qwen3asr_train.evaluation.report_attention import AttentionMap, attention_section
 from qwen3asr_train.evaluation.report_clips import LEGEND, choose_clips, utterance_card, worst
@@ -40,6 +41,7 @@ _PANELS = {
     "Error rate": ("wer", "cer", "wer_macro"),
     "Language identification": ("lid_accuracy",),
     "Reward": ("reward", "reward_mean"),
+    "Alignment, ms": ("aas_ms", "median_ms", "p90_ms"),
     "Learning rate": ("lr", "learning_rate"),
 }
 _CURVES_PER_PANEL = 5
@@ -53,6 +55,10 @@ _LABELS = {
     "sentence_accuracy": "Sentences without error",
     "nonspeech_false_rate": "Text on no speech",
     "audio_seconds": "Audio",
+    "aas_ms": "AAS, ms",
+    "aas_floor_ms": "AAS floor, ms",
+    "median_ms": "Median shift, ms",
+    "p90_ms": "90 % of shifts, ms",
 }
 
 # Belt and braces: even a bug in the escaping could neither run a script nor reach the network.
@@ -74,6 +80,7 @@ def write_report(
     attention: Mapping[str, AttentionMap] = MappingProxyType({}),
     suite: Sequence[Row] = (),
     answers: Sequence[Mapping] = (),
+    alignment: AlignmentReport | None = None,
 ) -> None:
     """Writes the report of a run as one self-contained HTML file, atomically.
 
@@ -93,6 +100,7 @@ def write_report(
         attention: cross-attention by utterance key; the first 6 are drawn.
         suite: results of test sets under conditions.
         answers: samples of reinforcement learning, see `report_answers.answers_section`.
+        alignment: figures and pictures of the forced aligner.
 
     Empty arguments leave their section out.
     """
@@ -100,6 +108,7 @@ def write_report(
         "curves": ("Curves", _curves(history)),
         "languages": ("By language", _languages(utterances)),
         "suite": ("Suite", tables_section(suite)),
+        "alignment": ("Alignment", alignment_section(alignment)),
         "windows": ("Attention windows", windows_section(windows)),
         "errors": ("Largest errors", _largest_errors(utterances)),
         "answers": ("Answers and rewards", answers_section(answers)),

@@ -7,6 +7,8 @@ from omegaconf import DictConfig
 
 from qwen3asr_train.data.shards import find_shards, read_entries
 from qwen3asr_train.errors import UserError
+from qwen3asr_train.models import aligner
+from qwen3asr_train.stages.alignment_suite import evaluate_aligner
 from qwen3asr_train.stages.finish import finish_run
 from qwen3asr_train.stages.scoring import load_recogniser, score_entries
 from qwen3asr_train.stages.setup import as_list
@@ -14,7 +16,9 @@ from qwen3asr_train.stages.suites import run_suite
 
 
 def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
-    """Score ``stage.init_from`` on ``suite``, or on ``data.test``."""
+    """Score ``stage.init_from`` on ``suite``, or on ``data.test``; a forced aligner by AAS."""
+    if aligner.is_aligner(str(config.stage.init_from)):
+        return evaluate_aligner(config, run_dir)
     if config.suite is not None:
         return run_suite(config, run_dir)
     patterns = config.data.test or config.data.validation

@@ -20,6 +20,12 @@ from qwen3asr_train.evaluation.report_clips import counts_of
 from qwen3asr_train.evaluation.tables import Row
 from qwen3asr_train.runtime.metrics import write_atomically, write_metrics
 
+HEADLINE = ("test/aas_ms", "test/aas_floor_ms", "test/median_ms", "test/p90_ms",
+            "test/within_80_ms", "test/teacher_aas_ms", "test/wer", "test/cer",
+            "test/lid_accuracy", "val/wer", "train/loss", "train/seconds",
+            "train/audio_seconds_per_second", "train/padding_share")
+"""Figures at the head of the report, after a suite's own."""
+
 REPORT_CLIPS = 8
 """Clips with a player in the report: half the worst, half perfect ones."""
 
@@ -42,9 +48,7 @@ def finish_run(config: DictConfig, run_dir: Path, metrics: dict[str, float],
             json.dumps(vars(u), ensure_ascii=False) + "\n" for u in utterances))
     metrics |= {f"time/{name}_seconds": value for name, value in timings.items()}
     chosen = (config.get("suite") or {}).get("headline") or {}
-    headline = {name: metrics[name] for name in (*chosen,
-        "test/wer", "test/cer", "test/lid_accuracy", "val/wer", "train/loss", "train/seconds",
-        "train/audio_seconds_per_second", "train/padding_share") if name in metrics}
+    headline = {name: metrics[name] for name in (*chosen, *HEADLINE) if name in metrics}
     write_report(run_dir / "report.html", title=f"{config.stage.name}: {run_dir.name}",
                  headline=headline, history=history, utterances=utterances,
                  clips=_clips(results), config_yaml=OmegaConf.to_yaml(config, resolve=True),

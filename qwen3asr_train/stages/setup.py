@@ -12,7 +12,7 @@ from transformers import Qwen3ASRProcessor
 from qwen3asr_train.data.context import Context, ContextBuilder, EntityTable
 from qwen3asr_train.data.shards import Entry, ShardReader, find_shards, read_entries, read_summary
 from qwen3asr_train.errors import UserError
-from qwen3asr_train.models import asr, aut
+from qwen3asr_train.models import aligner, asr, aut
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
 from qwen3asr_train.options import as_arguments
 from qwen3asr_train.runtime.training import freeze
@@ -115,6 +115,30 @@ def build_aut(config: DictConfig, shards: list[str]) -> tuple[aut.AuT, Qwen3ASRP
         model.encoder.gradient_checkpointing_enable({"use_reentrant": False})
     describe_model(model, freeze(model, list(options.freeze)), processor)
     return model, processor
+
+
+def build_aligner(config: DictConfig, shards: list[str]
+                  ) -> tuple[aligner.Aligner, Qwen3ASRProcessor]:
+    """The forced aligner to train and its processor: an aligner that goes on, a recogniser under a
+    new head, or random weights."""
+    options, stage = config.model, config.stage
+    folder = stage.init_from and str(stage.init_from)
+    head = OmegaConf.to_container(stage.head)
+    if folder and aligner.is_aligner(folder):
+        model, processor = aligner.load(folder, options.attn_implementation)
+    elif folder:
+        base, processor = asr.load(folder, options.attn_implementation)
+        model = aligner.from_recogniser(base, config.seed, head)
+    else:
+        processor = build_processor(options.tokenizer, shards)
+        encoder = stage.init_from_encoder and aut.load_encoder(
+            str(stage.init_from_encoder), options.attn_implementation)
+        model = aligner.build(OmegaConf.to_container(options, resolve=True), processor, config.seed,
+                              head, options.attn_implementation, encoder)
+    if options.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    describe_model(model, freeze(model, list(options.freeze)), processor)
+    return model, aligner.with_slots(processor)
 
 
 def describe_model(model: nn.Module, frozen: int, processor: Qwen3ASRProcessor) -> None:

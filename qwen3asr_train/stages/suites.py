@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import Qwen3ASRProcessor
 
 from qwen3asr_train.decoding.generate import Model
+from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.contexts import entity_recall, false_alarm, obeyed_share
 from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
 from qwen3asr_train.evaluation.tables import Row, with_averages, write_tables
@@ -33,6 +34,9 @@ def run_suite(config: DictConfig, run_dir: Path) -> dict[str, float]:
     """
     started = time.perf_counter()
     suite = OmegaConf.to_container(config.suite, resolve=True)
+    if suite.get("aligner"):
+        raise UserError(f"suite={suite['name']} is for a forced aligner (RUN/model of "
+                        f"stage=aligner), which {config.stage.init_from} is not")
     test_sets = find_sets(suite, config)
     model, processor = load_recogniser(config)
     loaded = time.perf_counter()

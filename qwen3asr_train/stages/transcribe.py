@@ -4,7 +4,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,13 +14,16 @@ from rich.cells import cell_len
 from transformers import Qwen3ASRProcessor
 
 from qwen3asr_train.data.audio import EXTENSIONS, SAMPLE_RATE, decode
+from qwen3asr_train.data.slots import split_units
+from qwen3asr_train.decoding.alignment import Aligned, ForcedAligner
 from qwen3asr_train.decoding.generate import Model, load
 from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.live import Event, LiveTranscriber
 from qwen3asr_train.decoding.live_pcm import pcm_pieces
-from qwen3asr_train.decoding.transcriber import Transcriber
+from qwen3asr_train.decoding.transcriber import Transcriber, Transcript
 from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.evaluation.languages import language_name
+from qwen3asr_train.models import aligner
 from qwen3asr_train.stages.scoring import scoring_device
 
 
@@ -40,6 +43,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     model, processor = load(str(stage.init_from), config.model.attn_implementation)
     model = model.to(scoring_device(config))
     guard = RepetitionGuard(**stage.guard)
+    align = build_word_times(config)
     if stage.streaming:
         return stream(stage, files, model, processor, language, guard)
     transcriber = Transcriber(
@@ -58,14 +62,39 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
                 print(f"error: {error}", file=sys.stderr)
         for (file, waveform), result in zip(
                 readable, transcriber([waveform for _, waveform in readable]), strict=True):
+            words = align(waveform, result) if align else []
             if stage.format == "jsonl":
                 row = {"audio": str(file), "language": result.language, "text": result.text,
                        "confidence": round(result.confidence, 4),
                        "duration": round(len(waveform) / 16_000, 3)}
+                row |= {"words": [word._asdict() for word in words]} if align else {}
                 print(json.dumps(row, ensure_ascii=False), flush=True)
             else:
                 print(f"{file}\t{result.language}\t{result.text}", flush=True)
+                for word in words:
+                    print(f"\t{word.start:.3f}\t{word.end:.3f}\t{word.text}", flush=True)
     return {"files": float(len(files)), "failed": float(failed)}
+
+
+def build_word_times(config: DictConfig
+                     ) -> Callable[[np.ndarray, Transcript], list[Aligned]] | None:
+    """With ``stage.timestamps``: a waveform and its transcript to the times of its words."""
+    stage = config.stage
+    if not stage.timestamps:
+        return None
+    if stage.aligner is None:
+        raise UserError("stage.timestamps=true needs a forced aligner: aligner=RUN/model")
+    if stage.streaming:
+        raise UserError("stage.timestamps: word times come with whole files, not with a stream")
+    model, processor = aligner.load(str(stage.aligner), config.model.attn_implementation)
+    align = ForcedAligner(model.to(scoring_device(config)), processor)
+
+    def word_times(waveform: np.ndarray, transcript: Transcript) -> list[Aligned]:
+        if not split_units(processor, transcript.text, transcript.language):
+            return []
+        return align([waveform], [transcript.text], [transcript.language])[0]
+
+    return word_times
 
 
 def stream(stage: DictConfig, files: list[Path], model: Model, processor: Qwen3ASRProcessor,

@@ -12,6 +12,7 @@ stay as they are. The same arguments give the same files.
 
 import argparse
 import io
+import json
 import os
 import re
 import shutil
@@ -62,11 +63,18 @@ class String:
     takes: tuple[Take, ...]
     waveform: np.ndarray
     rate: int
+    bounds: tuple[tuple[int, int], ...] = ()  # first sample of each take and one after its last
 
     @property
     def text(self) -> str:
         """The transcript, one word a take."""
         return " ".join(WORDS[take.digit] for take in self.takes)
+
+    @property
+    def words(self) -> list[list]:
+        """``[word, start s, end s]`` of each take."""
+        return [[WORDS[take.digit], round(first / self.rate, 4), round(after / self.rate, 4)]
+                for take, (first, after) in zip(self.takes, self.bounds, strict=True)]
 
 
 def read_takes(recordings: Path) -> dict[str, list[Take]]:
@@ -129,17 +137,23 @@ def make_strings(takes: list[Take], count: int, rng: np.random.Generator,
         if training:
             tempo = rng.uniform(*_TEMPO)
             waveforms = [change_tempo(waveform, rate, tempo) for waveform in waveforms]
-        waveform = join(waveforms, rate, rng)
-        yield String(chosen, equalise(waveform, rng) if training else waveform, rate)
+        waveform, bounds = join(waveforms, rate, rng)
+        yield String(chosen, equalise(waveform, rng) if training else waveform, rate, bounds)
 
 
-def join(takes: list[np.ndarray], rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Takes with a pause before, between and after them, float32 ``(samples,)``."""
-    parts = []
+def join(takes: list[np.ndarray], rate: int, rng: np.random.Generator
+         ) -> tuple[np.ndarray, tuple[tuple[int, int], ...]]:
+    """Takes with a pause before, between and after them, float32 ``(samples,)``; and where each
+    take begins and ends in it."""
+    parts, bounds, length = [], [], 0
     for i in range(len(takes) + 1):
         parts.append(np.zeros(int(rng.uniform(*_PAUSE_SECONDS) * rate), np.float32))
-        parts += takes[i:i + 1]
-    return np.concatenate(parts)
+        length += len(parts[-1])
+        for take in takes[i:i + 1]:
+            parts.append(take)
+            bounds.append((length, length + len(take)))
+            length += len(take)
+    return np.concatenate(parts), tuple(bounds)
 
 
 def change_tempo(waveform: np.ndarray, rate: int, factor: float) -> np.ndarray:
@@ -159,15 +173,16 @@ def equalise(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_strings(takes: dict[str, list[Take]], out: Path, held_out: str | None, strings: int,
-                  test_strings: int, seed: int) -> dict[str, float]:
-    """Write ``out/train`` and ``out/test``; returns the seconds of audio in each."""
+                  test_strings: int, seed: int, times: bool = False) -> dict[str, float]:
+    """Write ``out/train`` and ``out/test``, with ``times`` also ``out/times/SPEAKER_NAME.json``, as
+    data_prep.import_times takes them; returns the seconds of audio in each split."""
     others = sorted(set(takes) - {held_out})
     if not others or (held_out is not None and held_out not in takes):
         raise UserError(f"no speaker '{held_out}' to hold out of others; speakers: "
                         f"{', '.join(sorted(takes))}")
     if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise UserError(f"{out} holds something else; choose another folder")
-    for split in ("train", "test"):
+    for split in ("train", "test", "times"):
         shutil.rmtree(out / split, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).touch()
@@ -184,6 +199,10 @@ def write_strings(takes: dict[str, list[Take]], out: Path, held_out: str | None,
             soundfile.write(path, string.waveform, string.rate, subtype="PCM_16")
             path.with_suffix(".txt").write_text(string.text + "\n", encoding="utf-8")
             seconds[split] += len(string.waveform) / string.rate
+            if times:  # named as data_prep.folder names its samples
+                place = out / "times" / f"{speaker}_{path.stem}.json"
+                place.parent.mkdir(exist_ok=True)
+                place.write_text(json.dumps(string.words), encoding="utf-8")
     return seconds
 
 
@@ -199,6 +218,8 @@ def main(argv: list[str] | None = None) -> int:
                         help="training strings of all speakers together (default: %(default)s)")
     parser.add_argument("--test-strings", type=int, default=200, metavar="N",
                         help="default: %(default)s")
+    parser.add_argument("--times", action="store_true", help="also write when each take begins and "
+                        "ends, into FOLDER/times")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     args = parser.parse_args(argv)
     if min(args.strings, args.test_strings) < 1:
@@ -206,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         takes = read_takes(args.recordings)
         seconds = write_strings(takes, args.out, args.held_out, args.strings, args.test_strings,
-                                args.seed)
+                                args.seed, args.times)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -101,3 +101,13 @@ def test_encoder_reports_too_little_memory():
         capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "this library  more than 1 GiB" in done.stdout
+
+
+def test_alignment(tmp_path):
+    subprocess.run([sys.executable, str(RECIPES / "align.py"), "--batches", "1", "3", "--seconds",
+                    "1", "3", "--repeats", "1", "--num-labels", "60", "--slots", "2000", "300",
+                    "--json", str(tmp_path / "x.json")], check=True, capture_output=True)
+    rows = json.loads((tmp_path / "x.json").read_text())
+    assert [row["batch"] for row in rows["align"]] == [1, 3]
+    assert rows["align"][0]["same_words"] == 1.0  # of one clip alone; in a batch features leak
+    assert rows["repair"]["ours_seconds"] < 0.05

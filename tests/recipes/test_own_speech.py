@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import io
 import itertools
+import json
 import sys
 import tarfile
 from pathlib import Path
@@ -200,3 +201,16 @@ def test_made_takes_become_strings_of_their_voices(tmp_path, monkeypatch):
     assert digit_strings.main([str(tmp_path / "takes"), "--out", str(out), "--strings", "5"]) == 0
     assert sorted(path.name for path in out.iterdir()) == [".digit_strings", "train"]
     assert len(list(out.rglob("*.wav"))) == 5
+
+
+def test_times_of_the_takes(recordings, tmp_path):
+    takes = digit_strings.read_takes(recordings)["anna"]
+    for string in digit_strings.make_strings(takes, 5, np.random.default_rng(0), training=False):
+        for take, (first, after) in zip(string.takes, string.bounds, strict=True):
+            np.testing.assert_array_equal(string.waveform[first:after], take.waveform)
+    out = tmp_path / "strings"
+    assert digit_strings.main([str(recordings), "--out", str(out), "--held-out", "ben", "--strings",
+                               "3", "--test-strings", "2", "--times"]) == 0
+    for path in (out / "test" / "ben").glob("*.wav"):
+        words = json.loads((out / "times" / f"ben_{path.stem}.json").read_text())
+        assert " ".join(word for word, *_ in words) == path.with_suffix(".txt").read_text().strip()

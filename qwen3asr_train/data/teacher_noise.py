@@ -1,0 +1,62 @@
+"""Errors of a made-up teacher on exact word times: what a student trained on them has to see past.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwen3asr_train.data.plan import sample_rng, sample_seed
+from qwen3asr_train.errors import UserError
+
+
+@dataclass(frozen=True)
+class TeacherNoise:
+    """``jitter_ms``: standard deviation of Gaussian noise on every time. ``shift_share`` of all
+    words (which ones follows from their spelling: the teacher is always wrong about them) come
+    ``shift_ms`` late. ``gross_share`` of the words are somewhere up to ``gross_ms`` away.
+
+    Raises UserError for what makes no sense.
+    """
+
+    jitter_ms: float = 0.0
+    shift_share: float = 0.0
+    shift_ms: float = 0.0
+    gross_share: float = 0.0
+    gross_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("shift_share", "gross_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"stage.teacher.{name}={getattr(self, name)}: a share is from 0 to "
+                                "1")
+        if min(self.jitter_ms, self.gross_ms) < 0:
+            raise UserError("stage.teacher.jitter_ms and gross_ms: not below 0")
+
+    @property
+    def on(self) -> bool:
+        """Whether any time changes."""
+        return bool(self.jitter_ms or self.shift_share * self.shift_ms
+                    or self.gross_share * self.gross_ms)
+
+    def of(self, record: dict, seconds: float, seed: int, key: str) -> dict:
+        """The record with the teacher's times, in order and inside the clip of ``seconds``.
+
+        They follow from (seed, key): a teacher labels a clip once, not anew in every epoch.
+        """
+        if not self.on or not record.get("words"):
+            return record
+        words = record["words"]
+        if any(time is None for _, *pair in words for time in pair):
+            return record  # not the exact times that this is meant for
+        rng = sample_rng(seed, 0, f"{key}/teacher")
+        times = np.array([pair for _, *pair in words], dtype=float)  # (words, 2)
+        times += rng.normal(0.0, self.jitter_ms / 1000, times.shape)
+        shifted = np.array([sample_seed(0, 0, word.lower()) / 2**64 < self.shift_share
+                            for word, *_ in words])
+        times[shifted] += self.shift_ms / 1000
+        gross = rng.random(len(words)) < self.gross_share
+        reach = self.gross_ms / 1000
+        times[gross] += rng.uniform(-reach, reach, (int(gross.sum()), 1))
+        ordered = np.sort(np.clip(times, 0.0, seconds).ravel()).reshape(-1, 2)
+        return record | {"words": [[word, round(float(a), 4), round(float(b), 4)]
+                                   for (word, *_), (a, b) in zip(words, ordered, strict=True)]}
