@@ -19,6 +19,7 @@ from transformers import (
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
+from qwen3asr_train.models.folder import save_as
 
 ARCHITECTURE = "Qwen3ASRForTokenClassification"
 
@@ -155,9 +156,5 @@ def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Aligner, Qwen3
 def save(model: Aligner, processor: Qwen3ASRProcessor, folder: Path,
          state_dict: dict[str, Tensor] | None = None) -> None:
     """Write a checkpoint folder that ``Qwen3ASRForTokenClassification.from_pretrained`` opens."""
-    ours, model.__class__ = model.__class__, Qwen3ASRForTokenClassification  # config.json names it
-    try:
-        model.save_pretrained(folder, state_dict=state_dict)
-    finally:
-        model.__class__ = ours
+    save_as(Qwen3ASRForTokenClassification, model, folder, state_dict)
     processor.save_pretrained(folder)

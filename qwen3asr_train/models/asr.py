@@ -14,6 +14,7 @@ from transformers import (
 
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
+from qwen3asr_train.models.folder import save_as
 from qwen3asr_train.models.head import TargetHead
 from qwen3asr_train.objectives.ctc import packed_ctc, transcripts
 
@@ -169,5 +170,5 @@ def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Recogniser, Qw
 def save(model: nn.Module, processor: Qwen3ASRProcessor, folder: Path,
          state_dict: dict[str, Tensor] | None = None) -> None:
     """Write a checkpoint folder that transformers' ``from_pretrained`` opens."""
-    model.save_pretrained(folder, state_dict=state_dict)
+    save_as(Qwen3ASRForConditionalGeneration, model, folder, state_dict)
     processor.save_pretrained(folder)

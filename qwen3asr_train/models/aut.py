@@ -17,6 +17,7 @@ from transformers import AutoConfig, Qwen3ASREncoder, Qwen3ASREncoderConfig, Qwe
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.aut_decoder import AuTDecoder, DecoderConfig, Memory
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows, tokens_of_chunks
+from qwen3asr_train.models.folder import save_as
 from qwen3asr_train.objectives.ctc import packed_ctc, transcripts
 
 
@@ -140,7 +141,7 @@ def save(model: AuT, processor: Qwen3ASRProcessor, folder: Path,
     weights = model.state_dict() if state_dict is None else state_dict
     encoder = {name.removeprefix("encoder."): tensor for name, tensor in weights.items()
                if name.startswith("encoder.")}
-    model.encoder.save_pretrained(folder, state_dict=encoder)
+    save_as(Qwen3ASREncoder, model.encoder, folder, encoder)
     processor.save_pretrained(folder)
     rest = {name: tensor.contiguous() for name, tensor in weights.items()
             if not name.startswith("encoder.")}

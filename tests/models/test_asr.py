@@ -1,5 +1,7 @@
 """Our recogniser against transformers' model on the checkpoint folder that it writes."""
 
+import json
+
 import pytest
 import torch
 from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
@@ -39,6 +41,11 @@ def examples(processor, waveforms):
 @pytest.fixture(scope="module")
 def batch(examples, processor):
     return collate(examples, processor.tokenizer.pad_token_id, with_prompts=True)
+
+
+def test_the_folder_names_transformers_class(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["Qwen3ASRForConditionalGeneration"]
 
 
 def test_text_among_speech_changes_nothing_of_it(model, examples, processor):
