@@ -55,7 +55,7 @@ def test_speech_is_transformers_qwen3_asr(ours, folder, processor, waveforms):
         for row, waveform in enumerate(waveforms):
             mel = features.log_mel(waveform)
             length = int((batch["labels"][row] != -100).nonzero().max()) + 1
-            chunks, lengths = features.chunk(mel)
+            chunks, _ = features.chunk(mel)
             frames = chunks.transpose(0, 1).flatten(1)[None]
             mask = (torch.arange(frames.shape[2]) < len(mel))[None].long()
             expected = theirs(input_ids=batch["input_ids"][row:row + 1, :length],
@@ -116,8 +116,7 @@ def test_picture_and_sound_both_matter_and_reach_every_part(ours, waveforms):
     loss, _ = ours.target_loss(batch)
     loss.backward()
     for name, parameter in ours.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0 or \
-            name.endswith(("k_proj.bias", "pos_embed.weight")), name
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
     with torch.no_grad():
         for key in ("pixel_values", "input_features"):
             assert not torch.allclose(ours.target_loss(batch | {key: batch[key] * 0.5})[0], loss)
