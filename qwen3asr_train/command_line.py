@@ -27,6 +27,8 @@ OWN_NAMES = ("stage.conditions.", "suite.")
 """Fields below which users put names of their own."""
 
 HEADLINE = ("test/wer", "test/wer_low", "test/wer_high", "test/cer", "test/lid_accuracy",
+            "test/captions/exact_match", "test/spoken_questions/exact_match",
+            "test/sounds/exact_match", "test/text/perplexity",
             "val/wer", "train/loss", "train/padding_share", "train/steps", "train/seconds")
 
 

@@ -42,8 +42,15 @@ class SampleReader:
 
     def __init__(self, tasks: TaskBuilder, picture: PictureFormat):
         self.tasks, self.picture, self._shards = tasks, picture, ShardReader()
+        self._lengths: dict[str, list[int]] = {}
 
     def measure(self, entry: Entry) -> list[int]:
+        """:meth:`_measure`, once for each sample."""
+        if entry.name not in self._lengths:
+            self._lengths[entry.name] = self._measure(entry)
+        return self._lengths[entry.name]
+
+    def _measure(self, entry: Entry) -> list[int]:
         """Tokens of a sample for each of its prompts, from its record and headers; DataError for
         one that lacks what its task needs."""
         record = self._shards.read_record(entry)
@@ -74,16 +81,17 @@ class SampleReader:
 
 def measured(name: str, entries: Sequence[Entry], reader: SampleReader, most_tokens: int, seed: int
              ) -> tuple[Source, list[str]]:
-    """The source of all samples that can be used and have at most ``most_tokens``, and why each of
-    the others cannot; these are counted and the first named in the log."""
-    kept, lengths, unusable = [], [], []
+    """The source of all samples that can be used and have at most ``most_tokens``, and why others
+    cannot be used. Longer ones wait for a phase with longer rows. Both are counted in the log."""
+    kept, lengths, unusable, longer = [], [], [], 0
     for entry in entries:
         try:
             found = reader.measure(entry)
-            if max(found) > most_tokens:
-                raise DataError(f"{entry.name}: {max(found)} tokens, row_tokens={most_tokens}")
         except DataError as error:
             unusable.append(str(error))
+            continue
+        if max(found) > most_tokens:
+            longer += 1
             continue
         kept.append(entry)
         lengths.append(found)
@@ -91,6 +99,9 @@ def measured(name: str, entries: Sequence[Entry], reader: SampleReader, most_tok
         log.warning("data.sources.%s: %d of %d samples cannot be used: %s%s", name, len(unusable),
                     len(entries), "; ".join(unusable[:SHOWN]),
                     " …" if len(unusable) > SHOWN else "")
+    if longer:
+        log.info("data.sources.%s: %d of %d samples are longer than row_tokens=%d", name, longer,
+                 len(entries), most_tokens)
     return Source(name, kept, lengths, seed), unusable
 
 

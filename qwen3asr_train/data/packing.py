@@ -143,7 +143,36 @@ def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
     ordered = [sizes[i] for i in order]
     rows = math.ceil(sum(sizes) / budget)
     while True:
-        found = balance(ordered, rows)
+        found = even_out(balance(ordered, rows), ordered)
         if max(sum(ordered[i] for i in row) for row in found) <= budget:
             return [[order[i] for i in row] for row in found if row]
         rows += 1
+
+
+def even_out(bins: list[list[int]], sizes: Sequence[int]) -> list[list[int]]:
+    """The bins after exchanges that make the fullest one emptier, until none is left.
+
+    A bin holds few samples, so that filling them in turn alone leaves some percent between them.
+    """
+    sums = [sum(sizes[i] for i in held) for held in bins]
+    while True:
+        full = max(range(len(bins)), key=sums.__getitem__)
+        best = None  # the fuller of the two afterwards, the other bin, what goes there and back
+        for other in range(len(bins)):
+            gap = sums[full] - sums[other]
+            for a in bins[full]:
+                for b in (*bins[other], None):
+                    moved = sizes[a] - (0 if b is None else sizes[b])
+                    if 0 < moved < gap:
+                        after = max(sums[full] - moved, sums[other] + moved)
+                        if best is None or after < best[0]:
+                            best = after, other, a, b
+        if best is None:
+            return bins
+        _, other, a, b = best
+        bins[full].remove(a)
+        bins[other].append(a)
+        if b is not None:
+            bins[other].remove(b)
+            bins[full].append(b)
+        sums = [sum(sizes[i] for i in held) for held in bins]
