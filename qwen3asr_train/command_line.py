@@ -23,7 +23,7 @@ SHORTHANDS = {"init_from": "stage.init_from", "init_from_encoder": "stage.init_f
               "context": "stage.context", "streaming": "stage.streaming"}
 """Fields of the stage that may be written without ``stage.``."""
 
-OWN_NAMES = ("stage.conditions.", "suite.")
+OWN_NAMES = ("stage.conditions.", "suite.", "stage.phases.", "stage.tasks.")
 """Fields below which users put names of their own."""
 
 HEADLINE = ("test/wer", "test/wer_low", "test/wer_high", "test/cer", "test/lid_accuracy",

@@ -150,13 +150,16 @@ def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def even_out(bins: list[list[int]], sizes: Sequence[int]) -> list[list[int]]:
-    """The bins after exchanges that make the fullest one emptier, until none is left.
+    """The bins after exchanges that make the fullest one emptier, until none is left or it is
+    within half a percent of the mean.
 
     A bin holds few samples, so that filling them in turn alone leaves some percent between them.
     """
     sums = [sum(sizes[i] for i in held) for held in bins]
     while True:
         full = max(range(len(bins)), key=sums.__getitem__)
+        if sums[full] * len(bins) <= 1.005 * sum(sums):
+            return bins
         best = None  # the fuller of the two afterwards, the other bin, what goes there and back
         for other in range(len(bins)):
             gap = sums[full] - sums[other]

@@ -17,6 +17,11 @@ from qwen3asr_train.options import as_arguments
 from qwen3asr_train.stages.setup import as_list, build_processor, describe_model, sample_records
 
 
+FIELDS = {"steps", "train", "weights", "row_tokens", "step_tokens", "warmup_steps", "lr_scale",
+          "only_from_scratch"}
+"""Of a pass; see configs/omni_phase/prepare.yaml."""
+
+
 @dataclass(frozen=True)
 class Pass:
     """One training of some parts on some sources; ``folder``: of its checkpoints in the run."""
@@ -36,8 +41,12 @@ def passes_of(config: DictConfig) -> dict[str, list[Pass]]:
     found: dict[str, list[Pass]] = {}
     for phase, options in config.stage.phases.items():
         found[phase] = [Pass(phase, name, one) for name, one in (options.passes or {}).items()
-                        if one.steps and not (one.only_from_scratch and config.stage.init_from)]
+                        if one.get("steps", 1) and not (
+                            one.get("only_from_scratch") and config.stage.init_from)]
         for one in found[phase]:
+            if (fields := set(one.options)) != FIELDS:
+                raise UserError(f"stage.phases.{phase}.passes.{one.name}: fields "
+                                f"{sorted(fields ^ FIELDS)} are missing or unknown")
             if unknown := set(one.options.train) - set(omni.PARTS):
                 raise UserError(f"stage.phases.{phase}.passes.{one.name}.train: {sorted(unknown)}: "
                                 f"choose from {list(omni.PARTS)}")
@@ -70,7 +79,10 @@ def all_of(sources: dict[str, dict[str, list[str]]]) -> Iterator[str]:
 
 def build_tasks(config: DictConfig) -> dict[str, Task]:
     """``stage.tasks``."""
-    return {name: Task(**as_arguments(options)) for name, options in config.stage.tasks.items()}
+    try:
+        return {name: Task(**as_arguments(task)) for name, task in config.stage.tasks.items()}
+    except TypeError as error:
+        raise UserError(f"stage.tasks: {error}") from error
 
 
 def build_model(config: DictConfig, sources: dict[str, list[str]], tasks: dict[str, Task]
