@@ -16,7 +16,6 @@ from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
 from qwen3asr_train.options import as_arguments
 from qwen3asr_train.stages.setup import as_list, build_processor, describe_model, sample_records
 
-
 FIELDS = {"steps", "train", "weights", "row_tokens", "step_tokens", "warmup_steps", "lr_scale",
           "only_from_scratch"}
 """Of a pass; see configs/omni_phase/prepare.yaml."""
