@@ -19,7 +19,7 @@ from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.runtime.checkpoint import checkpoints
 from qwen3asr_train.runtime.metrics import write_atomically
-from qwen3asr_train.runtime.strategies import gather_weights
+from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
 from qwen3asr_train.stages.finish import finish_run
 from qwen3asr_train.stages.fit import fit
 from qwen3asr_train.stages.omni_scoring import draw, score_sources, show
@@ -79,6 +79,8 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
                 metrics |= {f"{phase}/{when}/{figure}": value
                             for figure, value in scores[name].items()}
 
+    if rank_and_size()[0]:
+        return {}
     model.requires_grad_(True)
     asr.save(model, processor, run_dir / "model", gather_weights(model))
     write_atomically(run_dir / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in history))

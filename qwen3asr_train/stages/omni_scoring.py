@@ -30,8 +30,9 @@ def score_sources(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: 
     """
     figures, transcripts = {}, []
     options = config.stage.evaluation
-    training = model.training
-    model.eval()
+    training, home = model.training, model.device
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    model.eval().to("cuda" if on_gpu else home)
     for name, shards in sources.items():
         entries = [e for path in shards for e in read_entries(path)][:options.samples]
         task = reader.tasks.task_of(*_first(reader, entries[0]))
@@ -48,7 +49,7 @@ def score_sources(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: 
         else:
             right = [same(record["text"], said) for _, record, said in answers]
             figures[f"{name}/exact_match"] = sum(right) / max(1, len(right))
-    model.train(training)
+    model.train(training).to(home)
     return figures, transcripts
 
 

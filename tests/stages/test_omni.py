@@ -116,6 +116,33 @@ def test_killed_and_resumed_is_bitwise_the_same(run, command_line, tmp_path):
             assert again[name] == value, name
 
 
+def losses(folder) -> list[float]:
+    return [json.loads(line)["train/loss"] for line in
+            (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_train_as_one(command_line, tmp_path):
+    """Also in the second pass, whose Trainer finds the processes of the first."""
+    short = [*SMALL, "stage.test=false", "stage.phases.align.passes=null",
+             "stage.phases.long.passes=null"]
+    short = [a for a in short if "phases.align.passes." not in a and "phases.long.passes." not in a]
+    command_line(*short, f"run_dir={tmp_path / 'one'}", small=False)
+    command_line(*short, f"run_dir={tmp_path / 'two'}", "strategy=ddp", "strategy.devices=2",
+                 small=False)
+    assert len(losses(tmp_path / "one")) == 6
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    assert omni.is_omni(str(tmp_path / "two" / "model"))
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["strategy=zero2", "strategy.devices=2"], "stage=omni: strategy=single or ddp"),
+    (["resume=/some/file"], "stage=omni goes on with resume=auto"),
+    (["data=omni_shards"], "data.sources is not set")])
+def test_what_is_refused(command_line, tmp_path, arguments, message):
+    done = command_line("stage=omni", f"run_dir={tmp_path}", *arguments, small=False, check=False)
+    assert done.returncode == 2 and message in done.stderr
+
+
 @pytest.fixture()
 def config():
     GlobalHydra.instance().clear()
