@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -31,7 +32,7 @@ from data_prep.sentences import DOMAINS, LANGUAGES, SpelledSentence, sentence, s
 from data_prep.sounds import KINDS, make_sound
 from qwen3asr_train.data.audio import SAMPLE_RATE, encode, to_mono_16k
 from qwen3asr_train.data.plan import sample_rng, sample_seed
-from qwen3asr_train.data.shards import ShardWriter, find_shards, read_summary
+from qwen3asr_train.data.shards import ShardWriter, read_summary
 from qwen3asr_train.errors import DataError, UserError
 
 VERSION = 4
@@ -132,7 +133,7 @@ def make_sample(corpus: Corpus, split: str, number: int) -> tuple[str, dict, byt
         if spoken_share <= place < spoken_share + corpus.text_share:
             return f"{split}-{number:06d}", _text(corpus, split, language, rng), None
         speakers = 2 if place < corpus.sound_share + corpus.conversation_share else 1
-        record, waveform = _speech(corpus, split, language, speakers, rng)
+        record, waveform = speech(corpus, split, language, speakers, rng)
     record |= {"source": "embedded", "duration": round(len(waveform) / SAMPLE_RATE, 4)}
     # wav: decoding costs nothing, and the corpus is small
     return f"{split}-{number:06d}", record, encode(np.clip(waveform, -1, 1), "wav")
@@ -144,7 +145,7 @@ def _speaker() -> Espeak:
     return Espeak()
 
 
-def _speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.random.Generator
+def speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.random.Generator
             ) -> tuple[dict, np.ndarray]:
     """One sentence or several, with ``speakers`` voices that take turns."""
     fewest, most = corpus.sentences
@@ -217,7 +218,7 @@ def _babble(corpus: Corpus, split: str, rng: np.random.Generator) -> np.ndarray:
     single = replace(corpus, sentences=(2, 2), conversation_share=0.0, entity_share=0.0)
     mixed = np.zeros(int(rng.uniform(*_SOUND_SECONDS) * SAMPLE_RATE), dtype=np.float32)
     for _ in range(int(rng.integers(_BABBLE_VOICES[0], _BABBLE_VOICES[1] + 1))):
-        _, waveform = _speech(single, split, str(rng.choice(corpus.languages)), 1, rng)
+        _, waveform = speech(single, split, str(rng.choice(corpus.languages)), 1, rng)
         waveform = np.roll(np.resize(waveform, len(mixed)), int(rng.integers(len(mixed))))
         mixed += waveform / max(1e-6, float(np.sqrt(np.mean(waveform ** 2))))
     return mixed * (rng.uniform(0.2, 0.7) / max(1e-6, float(np.abs(mixed).max())))
@@ -253,22 +254,28 @@ def make_corpus(corpus: Corpus, folder: Path, workers: int | None = None) -> Non
 def ensure_corpus(corpus: Corpus, cache_dir: str | Path) -> dict[str, str]:
     """The corpus's split folders under ``cache_dir``, made first if absent or damaged."""
     folder = Path(cache_dir).expanduser() / f"embedded-{corpus.digest()}"
+    ensure_folder(folder, lambda partial: make_corpus(corpus, partial))
+    return {split: str(folder / split) for split in SPLITS if (folder / split).is_dir()}
+
+
+def ensure_folder(folder: Path, make: Callable[[Path], None]) -> None:
+    """A folder of shards that ``make`` writes, made first if absent or damaged."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     # several ranks may start at once: one makes it, the others wait
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            for stale in folder.parent.glob(f"{folder.name}.partial-*"):  # of killed processes
-                shutil.rmtree(stale, ignore_errors=True)
-            partial = folder.with_suffix(f".partial-{os.getpid()}")
-            try:
-                make_corpus(corpus, partial)
-                (partial / "corpus.json").write_text(json.dumps(_fingerprint(partial)))
-                os.replace(partial, folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    return {split: str(folder / split) for split in SPLITS if (folder / split).is_dir()}
+        if is_whole(folder):
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        for stale in folder.parent.glob(f"{folder.name}.partial-*"):  # of killed processes
+            shutil.rmtree(stale, ignore_errors=True)
+        partial = folder.with_suffix(f".partial-{os.getpid()}")
+        try:
+            make(partial)
+            (partial / "corpus.json").write_text(json.dumps(_fingerprint(partial)))
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def is_whole(folder: Path) -> bool:
@@ -281,10 +288,10 @@ def is_whole(folder: Path) -> bool:
 
 def _fingerprint(folder: Path) -> dict[str, str]:
     """Relative shard path -> checksum. The whole corpus is read; it is a few hundred MB at most."""
-    shards = [path for split in SPLITS if (folder / split).is_dir()
-              for path in find_shards(str(folder / split))]
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
     digests = {}
-    for shard in shards:
+    for shard in sorted(folder.rglob("*.tar")):
         read_summary(shard)
         with open(shard, "rb") as file:
             digests[str(Path(shard).relative_to(folder))] = hashlib.file_digest(

@@ -27,13 +27,14 @@ SHORTHANDS = {"init_from": "stage.init_from", "init_from_encoder": "stage.init_f
 PRINTING = ("transcribe", "align")
 """Stages whose results go to stdout; they leave no run folder."""
 
-OWN_NAMES = ("stage.conditions.", "suite.")
+OWN_NAMES = ("stage.conditions.", "suite.", "stage.phases.", "stage.tasks.")
 """Fields below which users put names of their own."""
 
 HEADLINE = ("test/aas_ms", "test/aas_floor_ms", "test/teacher_aas_ms", "test/ctc_aas_ms",
             "val/aas_ms", "test/wer", "test/wer_low", "test/wer_high", "test/cer",
-            "test/lid_accuracy", "val/wer", "train/loss", "train/padding_share", "train/steps",
-            "train/seconds")
+            "test/lid_accuracy", "test/captions/exact_match", "test/spoken_questions/exact_match",
+            "test/sounds/exact_match", "test/text/perplexity", "val/wer", "train/loss",
+            "train/padding_share", "train/steps", "train/seconds")
 
 
 def check_arguments(arguments: list[str]) -> list[str]:

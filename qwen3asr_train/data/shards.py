@@ -1,6 +1,7 @@
 """Shards: plain webdataset tars with an index beside each.
 
-A sample is ``KEY.json`` and at most one audio member ``KEY.flac|wav|mp3|ogg|opus``. The record in
+A sample is ``KEY.json``, at most one audio member ``KEY.flac|wav|mp3|ogg|opus`` and at most one
+picture ``KEY.jpg|jpeg|png|webp``, which may have its caption in ``KEY.txt`` instead. The record in
 ``KEY.json`` has ``text`` (str), ``language`` (English name or null), and optionally ``context``,
 ``entities``, ``words``, ``task``, ``duration``, ``source`` and ``meta``. The tar is what
 ``webdataset.WebDataset`` reads; the index (``NAME.index.jsonl``) adds the byte ranges, so a sample
@@ -25,6 +26,7 @@ from qwen3asr_train.data.audio import duration as audio_duration
 from qwen3asr_train.errors import DataError, UserError
 
 INDEX_FORMAT = 2
+PICTURES = ("jpg", "jpeg", "png", "webp")
 _FORBIDDEN = ("pyd", "pickle", "pkl", "pth", "pt", "npy")  # formats whose decoders may run code
 
 
@@ -39,6 +41,8 @@ class Entry(NamedTuple):
     duration: float  # seconds; 0 for a sample without audio
     language: str | None
     copy: int = 0  # which of its repetitions in an epoch
+    image_at: tuple[int, int] | None = None
+    plain: bool = False  # json_at is that of a caption without JSON around it
 
     @property
     def name(self) -> str:
@@ -89,7 +93,8 @@ class ShardWriter:
         self._entries: list[Entry] = []
 
     def write(self, key: str, record: dict, audio: bytes | None = None,
-              extension: str | None = None) -> None:
+              extension: str | None = None, *, image: bytes | None = None,
+              image_extension: str = "png") -> None:
         """Append one sample. ``record['duration']`` (s) is needed when there is audio."""
         if "." in PurePosixPath(key).name or not _safe_name(key):
             raise DataError(f"sample key {key!r}: must have no dot, '..' or leading '/'")
@@ -98,9 +103,11 @@ class ShardWriter:
             self._open()
         json_at = self._add(f"{key}.json", json.dumps(record, ensure_ascii=False).encode())
         audio_at = self._add(f"{key}.{extension}", audio) if audio is not None else None
+        image_at = self._add(f"{key}.{image_extension}", image) if image is not None else None
         self._entries.append(Entry(str(self._path), key, json_at, audio_at,
                                    extension if audio is not None else None,
-                                   float(record.get("duration") or 0.0), record.get("language")))
+                                   float(record.get("duration") or 0.0), record.get("language"),
+                                   image_at=image_at))
         if len(self._entries) >= self.max_samples:
             self.close_shard()
 
@@ -165,6 +172,17 @@ def check_record(record: object, name: str) -> dict:
     return record
 
 
+def _parse_record(payload: bytes, name: str, plain: bool, has_picture: bool) -> dict:
+    """The checked record in a member's bytes; of a picture it may be a caption alone."""
+    try:
+        record = {"text": payload.decode().strip()} if plain else json.loads(payload)
+    except ValueError as error:  # also UnicodeDecodeError
+        raise DataError(f"{name}: unreadable {'text' if plain else 'JSON'} ({error})") from error
+    if has_picture and isinstance(record, dict):  # as found in the wild
+        record = {"task": "image_caption", "text": record.get("caption")} | record
+    return check_record(record, name)
+
+
 def write_index(shard: Path, entries: Iterable[Entry], tar_bytes: int) -> None:
     """Write the index of ``shard`` atomically."""
     entries = list(entries)
@@ -179,8 +197,10 @@ def write_index(shard: Path, entries: Iterable[Entry], tar_bytes: int) -> None:
         with open(partial, "w", encoding="utf-8") as file:
             file.write(json.dumps(header) + "\n")
             for e in entries:
-                file.write(json.dumps([e.key, e.json_at, e.audio_at, e.audio_extension, e.duration,
-                                       e.language], ensure_ascii=False) + "\n")
+                row = [e.key, e.json_at, e.audio_at, e.audio_extension, e.duration, e.language]
+                if e.image_at:
+                    row += [e.image_at, e.plain]
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -205,10 +225,12 @@ def read_entries(shard: str | Path) -> list[Entry]:
     with open(index_path(shard), encoding="utf-8") as file:
         next(file)
         for line in file:
-            key, json_at, audio_at, extension, seconds, language = json.loads(line)
+            key, json_at, audio_at, extension, seconds, language, *picture = json.loads(line)
+            image_at, plain = picture or (None, False)
             entries.append(Entry(str(shard), key, tuple(json_at),
                                  tuple(audio_at) if audio_at else None, extension, seconds,
-                                 language))
+                                 language, image_at=tuple(image_at) if image_at else None,
+                                 plain=plain))
     return entries
 
 
@@ -305,12 +327,17 @@ class ShardReader:
 
     def read(self, entry: Entry) -> tuple[dict, bytes | None]:
         """The record and the audio bytes of a sample; DataError names shard and key."""
-        try:
-            record = json.loads(self._pread(entry, *entry.json_at))
-        except ValueError as error:  # also UnicodeDecodeError
-            raise DataError(f"{entry.name}: unreadable JSON ({error})") from error
         audio = self._pread(entry, *entry.audio_at) if entry.audio_at else None
-        return check_record(record, entry.name), audio
+        return self.read_record(entry), audio
+
+    def read_record(self, entry: Entry) -> dict:
+        """The record of a sample."""
+        return _parse_record(self._pread(entry, *entry.json_at), entry.name, entry.plain,
+                             entry.image_at is not None)
+
+    def read_image(self, entry: Entry) -> bytes | None:
+        """The picture's file of a sample."""
+        return self._pread(entry, *entry.image_at) if entry.image_at else None
 
     def _pread(self, entry: Entry, offset: int, size: int) -> bytes:
         descriptor = self._files.get(entry.shard)
@@ -346,13 +373,13 @@ def entries_of_tar(shard: str | Path) -> tuple[list[Entry], list[tuple[str, str]
         for key, members in scan_tar(shard):
             name = f"{shard}:{key}"
             extension = next((e for e in members if e in EXTENSIONS), None)
+            image_at = next((members[e] for e in members if e in PICTURES), None)
+            plain = image_at is not None and "json" not in members and "txt" in members
             try:
-                if "json" not in members:
+                if "json" not in members and not plain:
                     raise DataError(f"{name}: no .json member")
-                try:
-                    record = check_record(json.loads(payload(members["json"])), name)
-                except ValueError as error:
-                    raise DataError(f"{name}: unreadable JSON ({error})") from error
+                record_at = members["txt" if plain else "json"]
+                record = _parse_record(payload(record_at), name, plain, image_at is not None)
                 seconds = record.get("duration")
                 if not _is_duration(seconds):
                     seconds = audio_duration(payload(members[extension]), name=name) \
@@ -360,6 +387,7 @@ def entries_of_tar(shard: str | Path) -> tuple[list[Entry], list[tuple[str, str]
             except DataError as error:
                 bad.append((key, str(error)))
                 continue
-            entries.append(Entry(str(shard), key, members["json"], members.get(extension),
-                                 extension, float(seconds), record.get("language")))
+            entries.append(Entry(str(shard), key, record_at, members.get(extension), extension,
+                                 float(seconds), record.get("language"), image_at=image_at,
+                                 plain=plain))
     return entries, bad

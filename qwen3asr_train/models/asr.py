@@ -164,6 +164,9 @@ def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Recogniser, Qw
         reason = str(error).splitlines()[0] if local.is_dir() else \
             "no such folder here, and the hub does not know it or cannot be reached"
         raise UserError(f"init_from={folder}: {reason}") from error
+    if getattr(model.config, "vision_config", None) is not None:
+        log.info("init_from=%s: an omni model; its vision tower stays behind", folder)
+        del model.config.vision_config
     return adapt(model), processor
 
 

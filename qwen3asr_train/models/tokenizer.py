@@ -19,6 +19,9 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_start|
 MARKERS = ("<asr_text>", "<timestamp>")
 """Added tokens that stay in decoded text: the output format is read off them."""
 
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+"""What the omni model needs besides; the released tokenizers have them."""
+
 CHAT_TEMPLATE = """\
 {%- macro render(content) -%}
 {%- if content is string -%}{{ content }}
@@ -63,6 +66,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
                               "audio_eos_token": "<|audio_end|>"})
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in MARKERS])
+    return tokenizer
+
+
+def add_vision_tokens(tokenizer: Qwen2Tokenizer) -> Qwen2Tokenizer:
+    """The tokenizer with :data:`VISION_TOKENS`, behind its others where it lacks them."""
+    missing = [token for token in VISION_TOKENS if token not in tokenizer.get_vocab()]
+    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in missing])
     return tokenizer
 
 

@@ -107,6 +107,6 @@ def resume_from(resume: str | None, run_dir: Path) -> Path | None:
 
 def unfinished_run(root: Path) -> Path | None:
     """The newest run folder under ``root`` that has a checkpoint and no metrics.json."""
-    runs = [run for run in sorted(root.glob("*")) if checkpoints(run / "checkpoints")
-            and not (run / "metrics.json").exists()]
+    runs = [run for run in sorted(root.glob("*")) if not (run / "metrics.json").exists() and
+            (checkpoints(run / "checkpoints") or any(run.glob("phases/*/*/checkpoints/*.ckpt")))]
     return runs[-1] if runs else None

@@ -145,12 +145,19 @@ class TrainingModule(lightning.LightningModule):
             optimizer.load_state_dict(state)
             self._loaded = None
         for group in optimizer.param_groups:
-            group["lr"] = self._optimizer["lr"] * self._lr_factor(self.global_step)
+            peak = group.get("initial_lr", self._optimizer["lr"])
+            group["lr"] = peak * self._lr_factor(self.global_step)
+
+    def parameter_groups(self) -> list[tuple[list[str], dict]]:
+        """Names of trainable parameters with options of their own: weight decay on matrices."""
+        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+        decay = self._optimizer["weight_decay"]
+        return [([n for n, p in named if p.ndim > 1], {"weight_decay": decay}),
+                ([n for n, p in named if p.ndim <= 1], {"weight_decay": 0.0})]
 
     def _optimizer_names(self) -> list[str]:
-        """Trainable parameters in the optimiser's order: matrices first."""
-        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
-        return [n for n, p in named if p.ndim > 1] + [n for n, p in named if p.ndim <= 1]
+        """Trainable parameters in the optimiser's order."""
+        return [name for names, _ in self.parameter_groups() for name in names]
 
     def _lr_factor(self, step: int) -> float:
         options = self._optimizer
@@ -159,14 +166,12 @@ class TrainingModule(lightning.LightningModule):
                          decay_share=options["decay_share"])
 
     def configure_optimizers(self) -> dict:
-        """AdamW; weight decay on matrices only; the schedule per step."""
+        """AdamW over :meth:`parameter_groups`; the schedule per step."""
         options, parameters = self._optimizer, dict(self.named_parameters())
-        ordered = [parameters[name] for name in self._optimizer_names()]
-        groups = [{"params": [p for p in ordered if p.ndim > 1],
-                   "weight_decay": options["weight_decay"]},
-                  {"params": [p for p in ordered if p.ndim <= 1], "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=options["lr"],
-                                      betas=tuple(options["betas"]), fused=True)
+        groups = [{"params": [parameters[name] for name in names]} | own
+                  for names, own in self.parameter_groups() if names]
+        optimizer = torch.optim.AdamW(groups, lr=options["lr"], betas=tuple(options["betas"]),
+                                      fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -26,8 +26,8 @@ def last_error(done) -> str:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ([], "name a stage: python -m qwen3asr_train stage=sft"),
-    (["stage=fine-tune"], r"no stage 'fine-tune' (stages: align, aligner, aut, evaluate, rl, sft, "
-                              "transcribe)"),
+    (["stage=fine-tune"], r"no stage 'fine-tune' (stages: align, aligner, aut, evaluate, omni, rl, "
+                          "sft, transcribe)"),
     (["stage=sft", "learning_rate=1"], "no config field 'learning_rate'"),
     (["stage=sft", "+trainer.max_step=1"], "unknown config key 'trainer.max_step'"),
     (["stage=aut", "data.train={a: x, b: x}"], "no shards at 'x'"),

@@ -1,0 +1,235 @@
+"""The embedded corpus of all modalities: pictures, sounds, speech and text, made on the spot.
+
+Sources, each a folder of shards: ``text``, ``speech``, ``long_speech``, ``sounds`` (captions of
+audio), ``captions`` and ``questions`` (about pictures), ``words`` (printed ones to read) and
+``spoken_questions`` (a picture and a question in speech). Test holds sentences, voices and scenes
+that training never has; which scene goes where follows from a hash of its caption.
+"""
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from data_prep import embedded, pictures
+from data_prep.espeak import Espeak, EspeakNotInstalled
+from data_prep.sentences import LANGUAGES, vocabulary
+from data_prep.sounds import KINDS, make_sound
+from qwen3asr_train.data.audio import SAMPLE_RATE, encode, to_mono_16k
+from qwen3asr_train.data.plan import sample_rng
+from qwen3asr_train.data.shards import ShardWriter
+from qwen3asr_train.errors import UserError
+
+VERSION = 1
+"""Part of the hash: raise it when the same config would make other samples."""
+
+SPLITS = ("train", "test")
+_SHARD_SAMPLES = 500
+_WORD_LETTERS = (3, 7)  # of printed words
+_SOUNDS = tuple(kind for kind in KINDS if kind not in ("beeps", "silence", "noise"))
+_PITCHES = {"low": (0, 10), "high": (90, 99)}
+_RATES = {"slow": (95, 115), "fast": (240, 280)}
+
+
+@dataclass(frozen=True)
+class OmniCorpus:
+    """What the corpus holds; see configs/data/embedded_omni.yaml."""
+
+    languages: tuple[str, ...] = ("English",)
+    train_samples: int = 3000
+    test_samples: int = 60
+    long_sentences: tuple[int, int] = (3, 6)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.languages or set(self.languages) - set(LANGUAGES):
+            raise UserError(f"data.corpus.languages={list(self.languages)}: choose from "
+                            f"{list(LANGUAGES)}")
+
+    def digest(self) -> str:
+        """Twelve hex digits that name this corpus."""
+        text = json.dumps([VERSION, embedded.VERSION, asdict(self)], sort_keys=True)
+        return sha256(text.encode()).hexdigest()[:12]
+
+    def speech(self, sentences: tuple[int, int] = (1, 1)) -> embedded.Corpus:
+        """The embedded speech that this one's speech is."""
+        return embedded.Corpus(languages=self.languages, seed=self.seed, sentences=sentences,
+                               pause_seconds=(0.1, 0.5) if sentences[1] > 1 else (0.0, 0.0))
+
+
+Sample = tuple[dict, np.ndarray | None, bytes | None]
+"""Record, waveform at 16 kHz, PNG."""
+
+
+def make_sample(corpus: OmniCorpus, source: str, split: str, number: int) -> Sample:
+    """One sample; a pure function of its arguments."""
+    rng = sample_rng(corpus.seed, 0, f"{source}/{split}/{number}")
+    record, waveform, picture = SOURCES[source](corpus, split, number, rng)
+    if waveform is not None:
+        record["duration"] = round(len(waveform) / SAMPLE_RATE, 4)
+    return record | {"source": f"embedded/{source}"}, waveform, picture
+
+
+def _text(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
+    """Sentences of the speech, what there is to say of pictures, and questions with answers."""
+    kind = number % 3
+    if kind == 0:
+        language = corpus.languages[int(rng.integers(len(corpus.languages)))]
+        text, _ = embedded.draw_sentence(language, split, corpus.speech().domains, rng)
+    else:
+        scene = _scene(split, rng)
+        question, answer = scene.questions[int(rng.integers(len(scene.questions)))]
+        text = scene.caption if kind == 1 else f"{scene.caption}; {question}? {answer}"
+    return {"text": text, "task": "text"}, None, None
+
+
+def _speech(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
+    return _spoken(corpus.speech(), split, number)
+
+
+def _long_speech(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
+    return _spoken(corpus.speech(corpus.long_sentences), split, number)
+
+
+def _spoken(corpus: embedded.Corpus, split: str, number: int) -> Sample:
+    language = corpus.languages[number % len(corpus.languages)]
+    rng = sample_rng(corpus.seed, 1, f"{split}/{number}/{corpus.sentences}")
+    record, waveform = embedded.speech(corpus, split, language, 1, rng)
+    return record, np.clip(waveform, -1, 1), None
+
+
+def _sounds(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
+    """A voice of some height and speed, a kind of sound, or so many beeps."""
+    kind = number % 3
+    if kind == 0:
+        height, speed = str(rng.choice(list(_PITCHES))), str(rng.choice(list(_RATES)))
+        text, _ = embedded.draw_sentence("English", split, corpus.speech().domains, rng)
+        waveform = _say(text, split, rng, pitch=int(rng.integers(*_PITCHES[height])),
+                        rate=int(rng.integers(*_RATES[speed])), pitch_range=40)
+        caption = f"a {height} voice that speaks {'fast' if speed == 'fast' else 'slowly'}"
+    elif kind == 1:
+        name = str(rng.choice(_SOUNDS))
+        waveform, caption = make_sound(name, rng.uniform(1.0, 2.0), rng), f"the sound of {name}"
+    else:
+        count = int(rng.integers(1, 5))
+        waveform = _beeps(count, rng)
+        caption = f"{pictures.NUMBERS[count - 1]} beep{'s' if count > 1 else ''}"
+    return {"text": caption, "task": "audio_caption"}, waveform, None
+
+
+def _beeps(count: int, rng: np.random.Generator) -> np.ndarray:
+    pitch, long, pause = rng.uniform(500, 2000), rng.uniform(0.12, 0.2), rng.uniform(0.15, 0.3)
+    tone = np.sin(2 * np.pi * pitch * np.arange(int(long * SAMPLE_RATE)) / SAMPLE_RATE)
+    gap = np.zeros(int(pause * SAMPLE_RATE))
+    waveform = np.concatenate([gap, *[part for _ in range(count) for part in (tone, gap)]])
+    return (rng.uniform(0.1, 0.6) * waveform).astype(np.float32)
+
+
+def _captions(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
+    scene = _scene(split, rng)
+    return {"text": scene.caption, "task": "image_caption"}, None, pictures.draw(scene, rng)
+
+
+def _questions(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
+    scene, question, answer = _asked(split, rng)
+    return ({"text": answer, "question": question, "task": "visual_question"}, None,
+            pictures.draw(scene, rng))
+
+
+def _spoken_questions(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator
+                      ) -> Sample:
+    scene, question, answer = _asked(split, rng)
+    waveform = _say(question, split, rng, pitch=int(rng.integers(30, 71)),
+                    rate=int(rng.integers(140, 211)), pitch_range=int(rng.integers(30, 71)))
+    return ({"text": answer, "question": question, "task": "spoken_question"}, waveform,
+            pictures.draw(scene, rng))
+
+
+def _words(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
+    """Test has words of training in other pictures: reading unseen words needs more words."""
+    scene = pictures.printed(str(rng.choice(_printable())))
+    return {"text": scene.caption, "task": "ocr"}, None, pictures.draw(scene, rng)
+
+
+@cache
+def _printable() -> tuple[str, ...]:
+    words = (word for word in sorted(vocabulary("English")) if word.isascii() and word.isalpha())
+    return tuple(w for w in words if _WORD_LETTERS[0] <= len(w) <= _WORD_LETTERS[1])
+
+
+def _scene(split: str, rng: np.random.Generator) -> pictures.Scene:
+    """A scene of this split; validation's belong to nobody."""
+    make = pictures.SCENES[int(rng.integers(len(pictures.SCENES)))]
+    while True:
+        scene = make(rng)
+        if embedded.split_of(scene.caption) == split:
+            return scene
+
+
+def _asked(split: str, rng: np.random.Generator) -> tuple[pictures.Scene, str, str]:
+    scene = _scene(split, rng)
+    return scene, *scene.questions[int(rng.integers(len(scene.questions)))]
+
+
+@cache
+def _speaker() -> Espeak:
+    return Espeak()
+
+
+def _say(text: str, split: str, rng: np.random.Generator, **voice: int) -> np.ndarray:
+    """English speech with a voice of this split."""
+    said = _speaker().synthesize(text, LANGUAGES["English"].espeak,
+                                 variant=str(rng.choice(embedded.voices(split))), **voice)
+    waveform = to_mono_16k(said.waveform.astype(np.float32) / 32768, said.rate)
+    return np.clip(waveform, -1, 1)
+
+
+SOURCES = {"text": _text, "speech": _speech, "long_speech": _long_speech, "sounds": _sounds,
+           "captions": _captions, "questions": _questions, "words": _words,
+           "spoken_questions": _spoken_questions}
+
+
+def _write_shard(corpus: OmniCorpus, source: str, split: str, folder: Path, samples: range) -> int:
+    with ShardWriter(folder, first=samples.start // _SHARD_SAMPLES,
+                     max_samples=_SHARD_SAMPLES) as writer:
+        for number in samples:
+            record, waveform, picture = make_sample(corpus, source, split, number)
+            audio = None if waveform is None else encode(waveform, "wav")
+            writer.write(f"{source}-{split}-{number:06d}", record, audio, audio and "wav",
+                         image=picture)
+    return len(samples)
+
+
+def make_corpus(corpus: OmniCorpus, folder: Path, workers: int | None = None) -> None:
+    """Write ``folder/{train,test}/SOURCE``; UserError when espeak-ng is not installed."""
+    try:
+        Espeak()
+    except EspeakNotInstalled as error:
+        raise UserError(f"{error}, or name your own data: data.sources.NAME.train=SHARDS") \
+            from error
+    counts = {"train": corpus.train_samples, "test": corpus.test_samples}
+    jobs = [(source, split, folder / split / source,
+             range(start, min(start + _SHARD_SAMPLES, counts[split])))
+            for split in SPLITS for source in SOURCES
+            for start in range(0, counts[split], _SHARD_SAMPLES)]
+    with Progress(console=Console(stderr=True), transient=True) as bar, \
+            ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+        task = bar.add_task("making embedded pictures, sounds and speech",
+                            total=sum(len(job[-1]) for job in jobs))
+        for done in [pool.submit(_write_shard, corpus, *job) for job in jobs]:
+            bar.advance(task, done.result())
+
+
+def ensure_corpus(corpus: OmniCorpus, cache_dir: str | Path) -> dict[str, dict[str, str]]:
+    """Split -> source -> folder under ``cache_dir``, made first if absent or damaged."""
+    folder = Path(cache_dir).expanduser() / f"embedded-omni-{corpus.digest()}"
+    embedded.ensure_folder(folder, lambda partial: make_corpus(corpus, partial))
+    return {split: {source: str(folder / split / source) for source in SOURCES}
+            for split in SPLITS}

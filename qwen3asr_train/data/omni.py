@@ -1,0 +1,203 @@
+"""Samples of any modality to packed batches: measure, read, decode, tokenise, pack."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from qwen3asr_train.data import features, pictures
+from qwen3asr_train.data.audio import SAMPLE_RATE, decode
+from qwen3asr_train.data.collate import IGNORE
+from qwen3asr_train.data.dataset import naming
+from qwen3asr_train.data.packing import Item, OmniCell, Source, pack
+from qwen3asr_train.data.pictures import PictureFormat
+from qwen3asr_train.data.shards import Entry, ShardReader
+from qwen3asr_train.data.tasks import TaskBuilder, TokenSequence, pad_positions
+from qwen3asr_train.errors import DataError
+
+log = logging.getLogger(__name__)
+
+SHOWN = 3
+"""Unusable samples of a source that are named in the log; all are counted."""
+
+
+class Example(NamedTuple):
+    """One sample ready for packing: tokens, features ``(frames, 128)`` (None: no audio), patches
+    and grid of its picture (None: no picture), ids of what is said (None: no transcript)."""
+
+    tokens: TokenSequence
+    mel: Tensor | None
+    patches: Tensor | None
+    grid: tuple[int, int] | None
+    transcript: list[int] | None
+
+
+class SampleReader:
+    """Entries to records and examples."""
+
+    def __init__(self, tasks: TaskBuilder, picture: PictureFormat):
+        self.tasks, self.picture, self._shards = tasks, picture, ShardReader()
+        self._lengths: dict[str, list[int]] = {}
+
+    def measure(self, entry: Entry) -> list[int]:
+        """:meth:`_measure`, once for each sample."""
+        if entry.name not in self._lengths:
+            self._lengths[entry.name] = self._measure(entry)
+        return self._lengths[entry.name]
+
+    def _measure(self, entry: Entry) -> list[int]:
+        """Tokens of a sample for each of its prompts, from its record and headers; DataError for
+        one that lacks what its task needs."""
+        record = self._shards.read_record(entry)
+        grid = audio = None
+        if entry.image_at:
+            payload = self._shards.read_image(entry)
+            grid = self.picture.grid(*pictures.size_of(payload, entry.name), entry.name)
+        if entry.audio_at:
+            samples = max(round(entry.duration * SAMPLE_RATE), features.MIN_SAMPLES)
+            audio = features.audio_tokens(samples // features.HOP)
+        with naming(entry):
+            return self.tasks.lengths(record, grid, audio)
+
+    def example(self, entry: Entry, way: int) -> tuple[dict, Example]:
+        """The record, and the sample with its prompt of number ``way``."""
+        record, payload = self._shards.read(entry)
+        mel = patches = grid = None
+        if payload is not None:
+            mel = features.log_mel(decode(payload, name=entry.name))
+        if entry.image_at:
+            picture = pictures.decode(self._shards.read_image(entry), entry.name)
+            patches, grid = self.picture.patches(picture)
+        with naming(entry):
+            audio = None if mel is None else features.audio_tokens(len(mel))
+            tokens = self.tasks.build(record, grid, audio, way)
+            return record, Example(tokens, mel, patches, grid, self.tasks.transcript(record))
+
+
+def measured(name: str, entries: Sequence[Entry], reader: SampleReader, most_tokens: int, seed: int
+             ) -> tuple[Source, list[str]]:
+    """The source of all samples that can be used and have at most ``most_tokens``, and why others
+    cannot be used. Longer ones wait for a phase with longer rows. Both are counted in the log."""
+    kept, lengths, unusable, longer = [], [], [], 0
+    for entry in entries:
+        try:
+            found = reader.measure(entry)
+        except DataError as error:
+            unusable.append(str(error))
+            continue
+        if max(found) > most_tokens:
+            longer += 1
+            continue
+        kept.append(entry)
+        lengths.append(found)
+    if unusable:
+        log.warning("data.sources.%s: %d of %d samples cannot be used: %s%s", name, len(unusable),
+                    len(entries), "; ".join(unusable[:SHOWN]),
+                    " …" if len(unusable) > SHOWN else "")
+    if longer:
+        log.info("data.sources.%s: %d of %d samples are longer than row_tokens=%d", name, longer,
+                 len(entries), most_tokens)
+    return Source(name, kept, lengths, seed), unusable
+
+
+class OmniDataset(Dataset):
+    """Maps an :class:`OmniCell` to ``{"inputs": tensors, "meta": what is not for the model}``.
+
+    ``meta`` as of ``SpeechDataset`` (``entries``, ``padding``, ``target_tokens``, ``step``,
+    ``skipped``), and ``source_tokens``, how many tokens came from each source.
+    """
+
+    def __init__(self, reader: SampleReader, row_tokens: int):
+        self.reader, self.row_tokens = reader, row_tokens
+
+    def __getitem__(self, cell: OmniCell) -> dict:
+        kept: list[Item] = []
+        examples: list[Example] = []
+        skipped: list[str] = []
+        for item in cell.items:
+            try:
+                _, example = self.reader.example(item.entry, item.way)
+                if len(example.tokens.ids) > self.row_tokens:
+                    raise DataError(f"{item.entry.name}: {len(example.tokens.ids)} tokens, "
+                                    f"row_tokens={self.row_tokens}")
+            except DataError as error:
+                skipped.append(str(error))
+                continue
+            kept.append(item)
+            examples.append(example)
+        sources = Counter()
+        for item, example in zip(kept, examples, strict=True):
+            sources[item.source] += len(example.tokens.ids)
+        inputs = collate(examples, self.reader.tasks.pad_id, self.reader.picture, self.row_tokens)
+        used = sum(sources.values())
+        return {"inputs": inputs, "meta": {
+            "entries": [item.entry for item in kept],
+            "padding": 1 - used / inputs["input_ids"].numel(),
+            "target_tokens": sum(len(example.tokens.labels) - example.tokens.labels.count(IGNORE)
+                                 for example in examples),
+            "source_tokens": dict(sources), "step": cell.step, "skipped": skipped}}
+
+
+def collate(examples: Sequence[Example], pad_id: int, picture: PictureFormat, row_tokens: int
+            ) -> dict[str, Tensor]:
+    """Examples -> packed rows of at most ``row_tokens``, as :class:`models.omni.OmniModel` takes
+    them; without any example, one padded place without a target."""
+    rows = pack([len(example.tokens.ids) for example in examples], row_tokens)
+    packed = [[examples[i] for i in row] for row in rows]
+    length = max((sum(len(e.tokens.ids) for e in row) for row in packed), default=1)
+    ids = torch.full((max(1, len(rows)), length), pad_id)
+    labels = torch.full_like(ids, IGNORE)
+    for number, row in enumerate(packed):
+        joined = torch.tensor([token for e in row for token in e.tokens.ids])
+        ids[number, :len(joined)] = joined
+        labels[number, :len(joined)] = torch.tensor([t for e in row for t in e.tokens.labels])
+    positions = torch.stack([pad_positions([e.tokens.positions for e in row], length)
+                             for row in packed or [[]]], 1)
+    return {"input_ids": ids, "labels": labels, "position_ids": positions} | media(
+        [example for row in packed for example in row], picture)
+
+
+def media(examples: Sequence[Example], picture: PictureFormat) -> dict[str, Tensor]:
+    """Audio, transcripts and pictures in the order of the examples, as the model takes them; a
+    silent clip and a grey picture where there is none."""
+    heard = [example for example in examples if example.mel is not None]
+    chunked = [features.chunk(example.mel) for example in heard] or \
+        [features.chunk(torch.zeros(features.CHUNK_FRAMES, features.MEL_BINS))]
+    seen = [(e.patches, e.grid) for e in examples if e.patches is not None] or \
+        [(torch.zeros(picture.merge ** 2, 3 * picture.frames * picture.patch ** 2), (1, 1))]
+    spoken = [example.transcript for example in heard]
+    return {
+        "input_features": torch.cat([chunks for chunks, _ in chunked]),
+        "chunk_lengths": torch.cat([lengths for _, lengths in chunked]),
+        "clip_chunks": torch.tensor([len(lengths) for _, lengths in chunked]),
+        "clip_tokens": torch.tensor([features.audio_tokens(len(e.mel)) for e in heard],
+                                    dtype=torch.long),
+        "transcripts": torch.tensor([token for ids in spoken for token in ids or ()],
+                                    dtype=torch.long),
+        "transcript_lengths": torch.tensor([-1 if ids is None else len(ids) for ids in spoken],
+                                           dtype=torch.long),
+        "pixel_values": torch.cat([patches for patches, _ in seen]),
+        "grid_thw": torch.tensor([[1, picture.merge * rows, picture.merge * columns]
+                                  for _, (rows, columns) in seen]),
+    }
+
+
+def prompts(examples: Iterable[Example], pad_id: int, picture: PictureFormat) -> dict[str, Tensor]:
+    """What answers start from: ``prompt_ids``, ``prompt_mask`` ``(rows, length)`` padded on the
+    left, ``prompt_positions`` ``(3, rows, length)``, and the media."""
+    examples = list(examples)
+    sizes = [len(e.tokens.ids) - e.tokens.answer for e in examples]
+    length = max(sizes)
+    ids = np.full((len(examples), length), pad_id)
+    positions = torch.zeros(3, len(examples), length)
+    for row, (example, size) in enumerate(zip(examples, sizes, strict=True)):
+        ids[row, length - size:] = example.tokens.ids[:size]
+        positions[:, row, length - size:] = example.tokens.positions[1:, :size]
+    mask = torch.arange(length) >= length - torch.tensor(sizes)[:, None]
+    return {"prompt_ids": torch.from_numpy(ids), "prompt_mask": mask.long(),
+            "prompt_positions": positions} | media(examples, picture)

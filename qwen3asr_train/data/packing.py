@@ -1,0 +1,181 @@
+"""Samples of several sources to steps with shares by tokens, and to rows of one length.
+
+Every source is an endless line of its samples, epoch after epoch, each in a drawn order and with a
+drawn prompt; a sample covers as many places of the line as it has tokens. Of each source, step k
+holds the samples whose middle lies in its k-th stretch, which is as long as the source's weight
+says. So shares are exact over any run to within a sample, and step k is a pure function of
+(sources, config, seed, k): it does not depend on ranks, workers or micro-batches.
+"""
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from qwen3asr_train.data.plan import sample_rng
+from qwen3asr_train.data.shards import Entry
+from qwen3asr_train.errors import UserError
+
+
+class Item(NamedTuple):
+    """One sample as a step holds it: the prompt's number and how many tokens it becomes."""
+
+    entry: Entry
+    epoch: int
+    way: int
+    tokens: int
+    source: str
+
+
+class OmniCell(NamedTuple):
+    """What one rank trains on in one micro-batch of one step."""
+
+    step: int
+    items: tuple[Item, ...]
+
+
+class Source:
+    """The endless line of one source; ``lengths``: of each entry, its tokens for each prompt."""
+
+    def __init__(self, name: str, entries: Sequence[Entry], lengths: Sequence[Sequence[int]],
+                 seed: int):
+        if not entries:
+            raise UserError(f"data.sources.{name}: no sample that can be used")
+        self.name, self.entries, self._seed = name, list(entries), seed
+        self._ways = np.array([len(row) for row in lengths])
+        self._lengths = np.zeros((len(lengths), self._ways.max()), dtype=np.int64)
+        for row, values in zip(self._lengths, lengths, strict=True):
+            row[:len(values)] = values
+        self._epoch = lru_cache(maxsize=2)(self._draw)
+        self._ends: list[int] = []  # of the epochs on the line
+
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Order, prompts and ends on the line of an epoch's samples."""
+        rng = sample_rng(self._seed, epoch, f"source/{self.name}")
+        ways = np.floor(rng.random(len(self.entries)) * self._ways).astype(int)
+        order = rng.permutation(len(self.entries))
+        return order, ways[order], np.cumsum(self._lengths[order, ways[order]])
+
+    def _end(self, epoch: int) -> int:
+        while len(self._ends) <= epoch:
+            before = self._ends[-1] if self._ends else 0
+            self._ends.append(before + int(self._epoch(len(self._ends))[2][-1]))
+        return self._ends[epoch]
+
+    def between(self, begin: float, end: float) -> list[Item]:
+        """Samples whose middle lies in ``[begin, end)`` of the line."""
+        found, epoch = [], 0
+        while self._end(epoch) <= begin:
+            epoch += 1
+        while True:
+            first = self._end(epoch - 1) if epoch else 0
+            if first >= end:
+                return found
+            order, ways, ends = self._epoch(epoch)
+            sizes = np.diff(ends, prepend=0)
+            middles = first + ends - sizes / 2
+            low, high = np.searchsorted(middles, [begin, end])
+            found += [Item(self.entries[order[i]], epoch, int(ways[i]), int(sizes[i]), self.name)
+                      for i in range(low, high)]
+            epoch += 1
+
+
+class TokenPlan:
+    """Steps of ``step_tokens`` from sources by ``weights``, which are scaled to sum to 1."""
+
+    def __init__(self, sources: Sequence[Source], weights: Mapping[str, float], step_tokens: int):
+        names = {source.name for source in sources}
+        if set(weights) != names or min(weights.values()) < 0 or not sum(weights.values()):
+            raise UserError(f"weights of {sorted(weights)}, sources {sorted(names)}: one of at "
+                            "least 0 for each, and not all 0")
+        total = sum(weights.values())
+        self.weights = {name: weight / total for name, weight in weights.items()}
+        self.sources, self.step_tokens = list(sources), step_tokens
+
+    def step(self, k: int) -> list[Item]:
+        """All samples of global step ``k``, counted from 0."""
+        items = []
+        for source in self.sources:
+            stretch = self.weights[source.name] * self.step_tokens
+            items += source.between(k * stretch, (k + 1) * stretch) if stretch else []
+        return items
+
+    def cells(self, k: int, ranks: int, accumulate: int) -> list[list[OmniCell]]:
+        """Step ``k`` dealt out, alike in tokens: ``[rank][micro_batch]``."""
+        dealt = deal(self.step(k), ranks * accumulate)
+        return [[OmniCell(k, tuple(dealt[i])) for i in range(rank, ranks * accumulate, ranks)]
+                for rank in range(ranks)]
+
+    def walk(self, rank: int, ranks: int, accumulate: int, start: int, stop: int):
+        """The micro-batches of one rank for steps ``start`` … ``stop - 1``, in order."""
+        for k in range(start, stop):
+            yield from self.cells(k, ranks, accumulate)[rank]
+
+
+def deal(items: Sequence[Item], hands: int) -> list[list[Item]]:
+    """Items to so many hands of like sums: the longest first, each to the one with least."""
+    order = sorted(items, key=lambda item: (-item.tokens, item.entry.name, item.epoch))
+    return [[order[i] for i in hand] for hand in balance([i.tokens for i in order], hands)]
+
+
+def balance(sizes: Sequence[int], bins: int) -> list[list[int]]:
+    """Indices to so many bins: each in turn to the bin that holds least."""
+    heap = [(0, number) for number in range(bins)]
+    held: list[list[int]] = [[] for _ in range(bins)]
+    for index, size in enumerate(sizes):
+        filled, number = heapq.heappop(heap)
+        held[number].append(index)
+        heapq.heappush(heap, (filled + size, number))
+    return held
+
+
+def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices to the fewest rows of at most ``budget`` that :func:`balance` finds, nearly alike, so
+    that little is padded. ValueError for a size beyond the budget."""
+    if not sizes:
+        return []
+    if max(sizes) > budget:
+        raise ValueError(f"a sample of {max(sizes)} tokens does not fit into {budget}")
+    order = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
+    ordered = [sizes[i] for i in order]
+    rows = math.ceil(sum(sizes) / budget)
+    while True:
+        found = even_out(balance(ordered, rows), ordered)
+        if max(sum(ordered[i] for i in row) for row in found) <= budget:
+            return [[order[i] for i in row] for row in found if row]
+        rows += 1
+
+
+def even_out(bins: list[list[int]], sizes: Sequence[int]) -> list[list[int]]:
+    """The bins after exchanges that make the fullest one emptier, until none is left or it is
+    within half a percent of the mean.
+
+    A bin holds few samples, so that filling them in turn alone leaves some percent between them.
+    """
+    sums = [sum(sizes[i] for i in held) for held in bins]
+    while True:
+        full = max(range(len(bins)), key=sums.__getitem__)
+        if sums[full] * len(bins) <= 1.005 * sum(sums):
+            return bins
+        best = None  # the fuller of the two afterwards, the other bin, what goes there and back
+        for other in range(len(bins)):
+            gap = sums[full] - sums[other]
+            for a in bins[full]:
+                for b in (*bins[other], None):
+                    moved = sizes[a] - (0 if b is None else sizes[b])
+                    if 0 < moved < gap:
+                        after = max(sums[full] - moved, sums[other] + moved)
+                        if best is None or after < best[0]:
+                            best = after, other, a, b
+        if best is None:
+            return bins
+        _, other, a, b = best
+        bins[full].remove(a)
+        bins[other].append(a)
+        if b is not None:
+            bins[other].remove(b)
+            bins[full].append(b)
+        sums = [sum(sizes[i] for i in held) for held in bins]

@@ -1,0 +1,86 @@
+"""Files of pictures to patches, as Qwen3-VL's vision tower takes them."""
+
+import io
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    Qwen2VLImageProcessorPil,
+    smart_resize,
+)
+
+from qwen3asr_train.errors import DataError
+
+LARGEST_PIXELS = 64_000_000
+"""Of a file; a small file can claim any size."""
+
+
+@dataclass(frozen=True)
+class PictureFormat:
+    """How a picture is cut: ``patch`` pixels a side, ``merge`` x ``merge`` patches to a token,
+    ``frames`` in a patch (a picture is shown so often), and how many tokens it becomes."""
+
+    patch: int = 16
+    merge: int = 2
+    frames: int = 2
+    least_tokens: int = 4
+    most_tokens: int = 1024
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of one token."""
+        return self.patch * self.merge
+
+    def grid(self, width: int, height: int, name: str) -> tuple[int, int]:
+        """Rows and columns of tokens of a picture; DataError for one that is too narrow."""
+        try:
+            rows, columns = smart_resize(height, width, factor=self.side,
+                                         min_pixels=self.least_tokens * self.side ** 2,
+                                         max_pixels=self.most_tokens * self.side ** 2)
+        except ValueError as error:
+            raise DataError(f"{name}: {error}") from error
+        return rows // self.side, columns // self.side
+
+    @cached_property
+    def _processor(self) -> Qwen2VLImageProcessorPil:
+        return Qwen2VLImageProcessorPil(
+            patch_size=self.patch, merge_size=self.merge, temporal_patch_size=self.frames,
+            min_pixels=self.least_tokens * self.side ** 2, image_mean=[0.5] * 3,
+            image_std=[0.5] * 3, max_pixels=self.most_tokens * self.side ** 2)
+
+    def patches(self, picture: Image.Image) -> tuple[torch.Tensor, tuple[int, int]]:
+        """``(patches, 3 * frames * patch * patch)`` in -1 … 1, the patches of a token together;
+        and its rows and columns of tokens."""
+        made = self._processor(picture, return_tensors="pt")
+        _, rows, columns = made["image_grid_thw"][0].tolist()
+        return made["pixel_values"].float(), (rows // self.merge, columns // self.merge)
+
+
+def size_of(payload: bytes, name: str) -> tuple[int, int]:
+    """Width and height as the file's header has them; DataError for what is no picture."""
+    with _opened(payload, name) as picture:
+        return picture.size
+
+
+def decode(payload: bytes, name: str) -> Image.Image:
+    """A file's picture in RGB; DataError for one that is damaged or cut short."""
+    with _opened(payload, name) as picture:
+        try:
+            return picture.convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"{name}: a picture that does not decode ({error})") from error
+
+
+def _opened(payload: bytes, name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(payload), formats=("JPEG", "PNG", "WEBP"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: no picture that can be read (jpg, png, webp)") from error
+    if picture.width * picture.height > LARGEST_PIXELS:
+        raise DataError(f"{name}: a picture of {picture.width} x {picture.height} pixels")
+    return picture

@@ -1,0 +1,124 @@
+"""Scores of an omni model by source: exact match, error rate, perplexity."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedTokenizerBase
+
+from qwen3asr_train.data import omni as data
+from qwen3asr_train.data.context import DrawnContext
+from qwen3asr_train.data.packing import Item, OmniCell
+from qwen3asr_train.data.shards import Entry, read_entries
+from qwen3asr_train.evaluation.metrics import Utterance, score
+from qwen3asr_train.evaluation.text import split_output
+from qwen3asr_train.models.omni import OmniModel
+from qwen3asr_train.runtime.metrics import write_atomically
+from qwen3asr_train.stages.scoring import utterance_of
+
+
+def score_sources(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: data.SampleReader,
+                  sources: dict[str, list[str]], config: DictConfig
+                  ) -> tuple[dict[str, float], list[tuple[Utterance, Entry]]]:
+    """``SOURCE/exact_match``, ``/wer`` or ``/perplexity`` of each test source, and the transcripts.
+
+    The first prompt of a task is asked, so that scores of different models compare.
+    """
+    figures, transcripts = {}, []
+    options = config.stage.evaluation
+    training, home = model.training, model.device
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    model.eval().to("cuda" if on_gpu else home)
+    for name, shards in sources.items():
+        entries = [e for path in shards for e in read_entries(path)][:options.samples]
+        task = reader.tasks.task_of(*_first(reader, entries[0]))
+        if not task.prompts:
+            figures[f"{name}/perplexity"] = perplexity(model, reader, entries, options.row_tokens)
+            continue
+        answers = answer_all(model, tokenizer, reader, entries, options)
+        if task.spoken:
+            rows = [(utterance_of(entry, record, DrawnContext(""), *split_output(said),
+                                  config.data.english_normaliser), entry)
+                    for entry, record, said in answers]
+            figures[f"{name}/wer"] = score([utterance for utterance, _ in rows])["wer"]
+            transcripts += rows
+        else:
+            right = [same(record["text"], said) for _, record, said in answers]
+            figures[f"{name}/exact_match"] = sum(right) / max(1, len(right))
+    model.train(training).to(home)
+    return figures, transcripts
+
+
+def _first(reader: data.SampleReader, entry: Entry) -> tuple[dict, tuple[str, ...]]:
+    record, example = reader.example(entry, 0)
+    given = (("image", example.patches), ("audio", example.mel))
+    return record, tuple(name for name, value in given if value is not None)
+
+
+def same(expected: str, found: str) -> bool:
+    """Whether an answer is the expected one, but for case and spaces."""
+    return found.casefold().split() == expected.casefold().split()
+
+
+@torch.inference_mode()
+def answer_all(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: data.SampleReader,
+               entries: Sequence[Entry], options: DictConfig) -> list[tuple[Entry, dict, str]]:
+    """Each sample with its record and the model's greedy answer."""
+    found = []
+    ordered = sorted(entries, key=lambda entry: (entry.duration, entry.key))
+    for start in range(0, len(ordered), options.batch):
+        part = ordered[start:start + options.batch]
+        read = [reader.example(entry, 0) for entry in part]
+        batch = data.prompts([example for _, example in read], reader.tasks.pad_id, reader.picture)
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        for entry, (record, _), row in zip(
+                part, read, model.answer(batch, options.max_new_tokens).tolist(), strict=True):
+            ends = [i for i, token in enumerate(row) if token in model.config.eos_token_id]
+            found.append((entry, record, tokenizer.decode(row[:ends[0]] if ends else row)))
+    return found
+
+
+@torch.inference_mode()
+def perplexity(model: OmniModel, reader: data.SampleReader, entries: Sequence[Entry],
+               row_tokens: int) -> float:
+    """exp of the mean loss of a text's token, its end included."""
+    items = tuple(Item(entry, 0, 0, reader.measure(entry)[0], "test") for entry in entries)
+    batch = data.OmniDataset(reader, row_tokens)[OmniCell(0, items)]
+    inputs = {name: value.to(model.device) for name, value in batch["inputs"].items()}
+    return math.exp(float(model.target_loss(inputs)[0]) / max(1, batch["meta"]["target_tokens"]))
+
+
+def show(scores: dict[str, dict[str, float]]) -> None:
+    """A table with a row for each source and a column for the start and each phase."""
+    table = Table(title="test sources", title_justify="left")
+    for name in ("figure", *scores):
+        table.add_column(name, justify="left" if name == "figure" else "right")
+    for figure in next(iter(scores.values()), {}):
+        table.add_row(figure, *(f"{values[figure]:.3g}" for values in scores.values()))
+    Console().print(table)
+
+
+def draw(scores: dict[str, dict[str, float]], path: Path) -> None:
+    """The same as a picture (SVG)."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    rates, perplexities = figure.subplots(1, 2, width_ratios=(3, 1))
+    for name in next(iter(scores.values()), {}):
+        axes = perplexities if name.endswith("perplexity") else rates
+        axes.plot(list(scores), [values[name] for values in scores.values()], marker="o",
+                  label=name, linestyle="--" if name.endswith("wer") else "-")
+    perplexities.set_yscale("log")
+    for axes in (rates, perplexities):
+        axes.legend(fontsize="x-small")
+        axes.grid(alpha=0.3)
+    rates.set_ylim(bottom=0)
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    write_atomically(path, file.getvalue())

@@ -1,0 +1,133 @@
+"""What stage=omni begins with: sources of shards, model, processor, and what trains in a pass."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from omegaconf import DictConfig, OmegaConf
+from transformers import Qwen3ASRProcessor
+
+from qwen3asr_train.data.omni import SampleReader
+from qwen3asr_train.data.pictures import PictureFormat
+from qwen3asr_train.data.shards import find_shards, read_summary
+from qwen3asr_train.data.tasks import Task, TaskBuilder
+from qwen3asr_train.errors import UserError
+from qwen3asr_train.models import asr, aut, omni
+from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
+from qwen3asr_train.options import as_arguments
+from qwen3asr_train.stages.setup import as_list, build_processor, describe_model, sample_records
+
+FIELDS = {"steps", "train", "weights", "row_tokens", "step_tokens", "warmup_steps", "lr_scale",
+          "only_from_scratch"}
+"""Of a pass; see configs/omni_phase/prepare.yaml."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One training of some parts on some sources; ``folder``: of its checkpoints in the run."""
+
+    phase: str
+    name: str
+    options: DictConfig
+
+    @property
+    def folder(self) -> str:
+        return f"phases/{self.phase}/{self.name}"
+
+
+def passes_of(config: DictConfig) -> dict[str, list[Pass]]:
+    """Phase -> its passes, those with steps; one that stands for pretrained weights is left out
+    with ``init_from``."""
+    found: dict[str, list[Pass]] = {}
+    for phase, options in config.stage.phases.items():
+        found[phase] = [Pass(phase, name, one) for name, one in (options.passes or {}).items()
+                        if one.get("steps", 1) and not (
+                            one.get("only_from_scratch") and config.stage.init_from)]
+        for one in found[phase]:
+            if (fields := set(one.options)) != FIELDS:
+                raise UserError(f"stage.phases.{phase}.passes.{one.name}: fields "
+                                f"{sorted(fields ^ FIELDS)} are missing or unknown")
+            if unknown := set(one.options.train) - set(omni.PARTS):
+                raise UserError(f"stage.phases.{phase}.passes.{one.name}.train: {sorted(unknown)}: "
+                                f"choose from {list(omni.PARTS)}")
+    return {phase: passes for phase, passes in found.items() if passes}
+
+
+def resolve_sources(data: DictConfig) -> dict[str, dict[str, list[str]]]:
+    """Split -> source -> shards; the embedded corpus, made if need be, when none is named."""
+    if data.sources is not None:
+        folders = {split: {name: source[split] for name, source in data.sources.items()
+                           if source.get(split) is not None} for split in ("train", "test")}
+    elif "corpus" in data:
+        from data_prep.embedded_omni import OmniCorpus, ensure_corpus
+
+        folders = ensure_corpus(OmniCorpus(**as_arguments(data.corpus)), data.cache_dir)
+    else:
+        raise UserError("data.sources is not set: name shards by source (data.sources.NAME.train="
+                        "FOLDER), or use data=embedded_omni")
+    found = {split: {name: find_shards(as_list(patterns)) for name, patterns in sources.items()}
+             for split, sources in folders.items()}
+    for path in all_of(found):
+        read_summary(path)  # a missing index is better known now than at hour 3
+    return found
+
+
+def all_of(sources: dict[str, dict[str, list[str]]]) -> Iterator[str]:
+    """Every shard of every split."""
+    return (path for split in sources.values() for paths in split.values() for path in paths)
+
+
+def build_tasks(config: DictConfig) -> dict[str, Task]:
+    """``stage.tasks``."""
+    try:
+        return {name: Task(**as_arguments(task)) for name, task in config.stage.tasks.items()}
+    except TypeError as error:
+        raise UserError(f"stage.tasks: {error}") from error
+
+
+def build_model(config: DictConfig, sources: dict[str, list[str]], tasks: dict[str, Task]
+                ) -> tuple[omni.OmniModel, Qwen3ASRProcessor]:
+    """The model to train: an omni folder, a recogniser that gets a vision tower, or random
+    weights, with the encoder of stage=aut if one is named."""
+    options, stage = config.model, config.stage
+    preset = OmegaConf.to_container(options, resolve=True)
+    start = stage.init_from and str(stage.init_from)
+    if start and omni.is_omni(start):
+        model, processor = omni.load(start, options.attn_implementation)
+    else:
+        if start:
+            base, processor = asr.load(start, options.attn_implementation)
+        else:
+            processor = _processor(options.tokenizer, sources, tasks)
+            encoder = stage.init_from_encoder and aut.load_encoder(
+                str(stage.init_from_encoder), options.attn_implementation)
+            base = asr.build(preset, processor, config.seed, options.attn_implementation, encoder)
+        model = omni.build(base, processor, preset["vision_config"], config.seed,
+                           stage.mrope_section and list(stage.mrope_section))
+    model.lm_head.chunk_size = stage.loss_chunk
+    if options.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    describe_model(model, 0, processor)
+    return model, processor
+
+
+def _processor(tokenizer: int | str, sources: dict[str, list[str]], tasks: dict[str, Task]
+               ) -> Qwen3ASRProcessor:
+    """A tokenizer trained on texts, questions and prompts, or one from a folder or hub."""
+    if not isinstance(tokenizer, int):
+        return build_processor(tokenizer, [])
+    records = sample_records([path for paths in sources.values() for path in paths], 200_000)
+    texts = ["system", "user", "assistant", *(p for task in tasks.values() for p in task.prompts),
+             *(f"language {r['language']}" for r in records if r.get("language"))] * 2
+    return make_processor(train_tokenizer(
+        [*texts, *(r["text"] for r in records), *(r["question"] for r in records
+                                                  if isinstance(r.get("question"), str))],
+        tokenizer))
+
+
+def build_reader(config: DictConfig, model: omni.OmniModel, processor: Qwen3ASRProcessor,
+                 tasks: dict[str, Task]) -> SampleReader:
+    """What reads samples as this model takes them."""
+    vision = model.model.visual.config
+    return SampleReader(TaskBuilder(processor.tokenizer, tasks), PictureFormat(
+        patch=vision.patch_size, merge=vision.spatial_merge_size,
+        frames=vision.temporal_patch_size, **as_arguments(config.stage.picture)))

@@ -1,0 +1,132 @@
+"""Training of one pass of stage=omni: its data, its module, what is frozen."""
+
+import logging
+from collections import Counter
+
+import lightning
+from omegaconf import DictConfig, OmegaConf
+
+from qwen3asr_train.data.dataset import StepLoader, loader, sum_over_ranks
+from qwen3asr_train.data.omni import OmniDataset, SampleReader, measured
+from qwen3asr_train.data.packing import TokenPlan
+from qwen3asr_train.data.plan import sample_seed
+from qwen3asr_train.data.shards import read_entries
+from qwen3asr_train.errors import UserError
+from qwen3asr_train.models import omni
+from qwen3asr_train.runtime.training import TrainingModule
+from qwen3asr_train.stages.omni_setup import Pass
+
+log = logging.getLogger(__name__)
+
+FINE_TUNING_SHARE = 0.1
+"""``stage.optimizer.lr.PART=auto`` with ``init_from``: of ``model.lr_from_scratch``."""
+
+
+def pass_config(config: DictConfig, one: Pass) -> DictConfig:
+    """The run's config with the trainer's and optimiser's fields of a pass."""
+    found = config.copy()
+    trainer = {"max_steps": one.options.steps, "validate_every": 0}
+    found.merge_with({"trainer": trainer,
+                      "stage": {"optimizer": {"warmup_steps": one.options.warmup_steps}}})
+    return found
+
+
+class OmniData(lightning.LightningDataModule):
+    """The train loader of a pass; it begins at the trainer's step."""
+
+    def __init__(self, sources: dict[str, list[str]], reader: SampleReader, config: DictConfig,
+                 one: Pass):
+        super().__init__()
+        self._reader, self._config, self._pass = reader, config, one
+        weights = {name: weight for name, weight in one.options.weights.items() if weight}
+        where = f"stage.phases.{one.phase}.passes.{one.name}.weights"
+        if missing := sorted(set(weights) - set(sources)):
+            raise UserError(f"{where}: no source {missing[0]} in data.sources ({sorted(sources)})")
+        if not weights:
+            raise UserError(f"{where}: none above 0")
+        seed = sample_seed(config.seed, 0, one.folder)
+        self.unusable: list[str] = []
+        made = []
+        for name in weights:
+            entries = [entry for path in sources[name] for entry in read_entries(path)]
+            source, unusable = measured(name, entries, reader, one.options.row_tokens, seed)
+            made.append(source)
+            self.unusable += unusable
+        if len(self.unusable) > config.data.max_bad_samples:
+            raise UserError(f"{len(self.unusable)} unusable samples, data.max_bad_samples="
+                            f"{config.data.max_bad_samples}; {self.unusable[0]}")
+        self.plan = TokenPlan(made, weights, one.options.step_tokens)
+        self.steps: StepLoader | None = None
+
+    def describe(self) -> None:
+        """One line about the pass."""
+        log.info("%s/%s: %d steps of %d tokens, training %s, from %s", self._pass.phase,
+                 self._pass.name, self._pass.options.steps, self.plan.step_tokens,
+                 ", ".join(self._pass.options.train),
+                 ", ".join(f"{name} {share:.0%}" for name, share in self.plan.weights.items()))
+
+    def train_dataloader(self) -> StepLoader:
+        """Micro-batches of this rank from the trainer's step to ``max_steps``."""
+        trainer, accumulate = self.trainer, self._config.trainer.accumulate
+        cells = self.plan.walk(trainer.global_rank, trainer.world_size, accumulate,
+                               trainer.global_step, trainer.max_steps)
+        self.steps = StepLoader(
+            loader(OmniDataset(self._reader, self._pass.options.row_tokens), cells,
+                   self._config.data.workers), accumulate, self._config.data.max_bad_samples)
+        return self.steps
+
+
+class OmniModule(TrainingModule):
+    """Cross-entropy and CTC of packed rows; a learning rate for each part; shares of sources."""
+
+    def __init__(self, model: omni.OmniModel, config: DictConfig, one: Pass):
+        rates = learning_rates(config)
+        options = OmegaConf.to_container(config.stage.optimizer) | {"lr": max(rates.values())}
+        super().__init__(model, options, OmegaConf.to_container(config.trainer), config.seed)
+        self._rates = {part: rate * one.options.lr_scale for part, rate in rates.items()}
+        scratch = config.stage.init_from is None and config.stage.init_from_encoder is None
+        self._ctc = float(scratch) if config.stage.ctc_weight == "auto" else \
+            config.stage.ctc_weight
+        self._places, self._tokens = 0, Counter()
+        train_only(model, list(one.options.train))
+
+    def summed_losses(self, batch: dict) -> dict:
+        """Cross-entropy summed over target tokens, and CTC where it is on."""
+        self._tokens.update(batch["meta"]["source_tokens"])
+        self._places += batch["inputs"]["input_ids"].numel()
+        loss, ctc = self.model.target_loss(batch["inputs"], with_ctc=self._ctc > 0)
+        losses = {"loss": (1.0, loss)}
+        return losses if ctc is None else losses | {"ctc_loss": (self._ctc, ctc)}
+
+    def parameter_groups(self) -> list[tuple[list[str], dict]]:
+        """Each part's parameters with its learning rate; weight decay on matrices."""
+        groups = []
+        for part, rate in self._rates.items():
+            for names, own in super().parameter_groups():
+                groups.append(([n for n in names if omni.part_of(
+                    n.removeprefix("model.")) == part], own | {"lr": rate}))
+        return groups
+
+    def realised(self, weights: dict[str, float]) -> dict[str, float]:
+        """Share of the tokens that came from each source since training began or went on, and of
+        the places that were padding."""
+        places, *tokens = sum_over_ranks(self._places, *(self._tokens[name] for name in weights))
+        used = sum(tokens)
+        return {"packing_waste": 1 - used / max(1, places)} | {
+            f"share/{name}": count / max(1, used)
+            for name, count in zip(weights, tokens, strict=True)}
+
+
+def learning_rates(config: DictConfig) -> dict[str, float]:
+    """Part -> peak learning rate, with what ``auto`` stands for."""
+    scratch = config.model.lr_from_scratch
+    auto = scratch if config.stage.init_from is None else FINE_TUNING_SHARE * scratch
+    rates = {part: auto if config.stage.optimizer.lr[part] == "auto"
+             else float(config.stage.optimizer.lr[part]) for part in omni.PARTS}
+    return rates
+
+
+def train_only(model: omni.OmniModel, parts: list[str]) -> None:
+    """Freeze every parameter outside these parts."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = omni.part_of(name) in parts

@@ -1,0 +1,198 @@
+"""Samples of any modality: measured, packed, and what cannot be used."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import Qwen2Tokenizer
+
+from data_prep.index import main as index_shards
+from qwen3asr_train.data.audio import encode
+from qwen3asr_train.data.omni import OmniDataset, SampleReader, measured, prompts
+from qwen3asr_train.data.packing import Item, OmniCell
+from qwen3asr_train.data.pictures import PictureFormat
+from qwen3asr_train.data.shards import ShardWriter, read_entries
+from qwen3asr_train.data.tasks import Task, TaskBuilder
+from qwen3asr_train.models import asr, omni
+from qwen3asr_train.models.tokenizer import add_vision_tokens, make_processor, train_tokenizer
+
+FORMAT = PictureFormat(patch=4, merge=2, frames=2, least_tokens=1, most_tokens=12)
+TASKS = {
+    "asr": Task(("audio",), ("", "Write it down."), "language {language}<asr_text>{text}", True),
+    "image_caption": Task(("image",), ("Describe the picture.", "What is there to see?")),
+    "spoken_question": Task(("image", "audio"), ("",)),
+    "question": Task(("image",), ("{question}", "Answer: {question}")),
+    "text": Task(),
+}
+SIZES = {
+    "audio_config": dict(num_mel_bins=128, d_model=16, encoder_layers=1, encoder_attention_heads=2,
+                         encoder_ffn_dim=24, downsample_hidden_size=4, initializer_range=0.2),
+    "text_config": dict(hidden_size=24, intermediate_size=32, num_hidden_layers=2,
+                        num_attention_heads=2, num_key_value_heads=1, head_dim=12,
+                        tie_word_embeddings=True, initializer_range=0.3),
+}
+VISION = dict(depth=2, hidden_size=16, intermediate_size=24, num_heads=2, patch_size=4,
+              spatial_merge_size=2, temporal_patch_size=2, num_position_embeddings=16,
+              deepstack_visual_indexes=[0], initializer_range=0.2)
+
+
+def picture(rng, width=20, height=12, kind="png"):
+    file = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+def sound(rng, seconds):
+    return encode(0.1 * rng.standard_normal(round(16000 * seconds)).astype(np.float32), "wav")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Qwen2Tokenizer:
+    return add_vision_tokens(train_tokenizer(["a red circle, a house system user"] * 4, 300))
+
+
+@pytest.fixture(scope="module")
+def reader(tokenizer):
+    return SampleReader(TaskBuilder(tokenizer, TASKS), FORMAT)
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("shards"), np.random.default_rng(0)
+    with ShardWriter(folder) as writer:
+        for i, kind in enumerate(("png", "jpeg", "webp")):
+            writer.write(f"caption{i}", {"text": f"a red circle {i}", "task": "image_caption"},
+                         image=picture(rng, 10 + 12 * i, 30, kind), image_extension=kind)
+            writer.write(f"asr{i}", {"text": "a house", "language": "English", "duration": 0.7 + i},
+                         sound(rng, 0.7 + i), "wav")
+            writer.write(f"both{i}", {"text": "two", "task": "spoken_question", "duration": 0.6},
+                         sound(rng, 0.6), "wav", image=picture(rng), image_extension="png")
+            writer.write(f"text{i}", {"text": "a house is red " * (i + 1), "task": "text"})
+            writer.write(f"asked{i}", {"text": "blue", "task": "question", "question": "which?"},
+                         image=picture(rng))
+    return read_entries(writer.paths[0])
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    processor = make_processor(tokenizer)
+    return omni.build(asr.build(SIZES, processor, seed=0), processor, VISION, seed=1).eval()
+
+
+def items(reader, entries):
+    return [Item(e, 0, way, n, "all") for e in entries
+            for way, n in enumerate(reader.measure(e))]
+
+
+def test_measured_lengths_are_those_built(reader, entries):
+    assert len(entries) == 15
+    for item in items(reader, entries):
+        _, example = reader.example(item.entry, item.way)
+        assert len(example.tokens.ids) == item.tokens == len(example.tokens.labels)
+        assert example.tokens.positions.shape == (4, item.tokens)
+
+
+def test_packed_and_alone_give_the_same_loss(reader, entries, model):
+    found = items(reader, entries)
+    batch = OmniDataset(reader, 160)[OmniCell(0, tuple(found))]
+    rows = batch["inputs"]["input_ids"].shape[0]
+    assert rows < len(found) / 2 and not batch["meta"]["skipped"]
+    alone = [OmniDataset(reader, 160)[OmniCell(0, (item,))] for item in found]
+    with torch.no_grad():
+        packed = model.target_loss(batch["inputs"], with_ctc=True)
+        single = [model.target_loss(one["inputs"], with_ctc=True) for one in alone]
+    for a, b in zip(packed, zip(*single, strict=True), strict=True):
+        torch.testing.assert_close(a, sum(b), rtol=1e-5, atol=1e-5)
+    assert batch["meta"]["target_tokens"] == sum(o["meta"]["target_tokens"] for o in alone)
+    assert batch["meta"]["source_tokens"] == {"all": sum(item.tokens for item in found)}
+    assert int((batch["inputs"]["labels"] != -100).sum()) == batch["meta"]["target_tokens"]
+
+
+def test_labels_token_by_token(reader, entries, tokenizer):
+    for entry in entries:
+        record, example = reader.example(entry, 0)
+        target = [t for t in example.tokens.labels if t != -100]
+        answer = f"{record['text']}<|im_end|>"
+        if entry.key.startswith("asr"):
+            answer = f"language English<asr_text>{answer}"
+        if entry.key.startswith("text"):
+            answer = f"{record['text']}<|endoftext|>"
+        assert tokenizer.decode(target) == answer
+        assert example.tokens.ids[-len(target):] == target
+
+
+def test_prompts_on_the_left(reader, entries):
+    examples = [reader.example(entry, 0)[1] for entry in entries if entry.image_at]
+    batch = prompts(examples, reader.tasks.pad_id, FORMAT)
+    for row, example in enumerate(examples):
+        real = batch["prompt_mask"][row].bool()
+        kept = len(example.tokens.ids) - example.tokens.answer
+        assert batch["prompt_ids"][row][real].tolist() == example.tokens.ids[:kept]
+        assert torch.equal(batch["prompt_positions"][:, row, real],
+                           example.tokens.positions[1:, :kept])
+
+
+def test_what_cannot_be_used_is_named_and_counted(reader, tmp_path):
+    rng = np.random.default_rng(1)
+    whole = picture(rng, 40, 40)
+    bad = {
+        "no_picture": ({"text": "a", "task": "image_caption"}, None, "without its image"),
+        "no_file": ({"text": "a", "task": "image_caption"}, b"GIF89a", "no picture that can"),
+        "sneaky": ({"text": "a <|image_pad|> b", "task": "image_caption"}, whole, "control token"),
+        "no_task": ({"text": "a", "task": "dance"}, None, "task 'dance' is not in stage.tasks"),
+        "no_question": ({"text": "a", "task": "question"}, whole, "'question' must be a string"),
+        "spare": ({"text": "a", "task": "text"}, whole, "does not use the image"),
+    }
+    with ShardWriter(tmp_path) as writer:
+        for key, (record, image, _) in bad.items():
+            writer.write(key, record, image=image)
+        writer.write("long", {"text": "a house " * 300, "task": "text"})
+        writer.write("good", {"text": "a", "task": "image_caption"}, image=whole)
+        writer.write("cut", {"text": "a", "task": "image_caption"}, image=whole[:-400])
+    source, unusable = measured("mine", read_entries(writer.paths[0]), reader, 160, 0)
+    assert [e.key for e in source.entries] == ["good", "cut"]
+    for message, (key, (_, _, reason)) in zip(unusable, bad.items(), strict=True):
+        assert key in message and reason in message
+    # the header of the cut file is whole: it is found out when its picture is read
+    batch = OmniDataset(reader, 160)[OmniCell(0, tuple(
+        Item(e, 0, 0, 30, "mine") for e in source.entries))]
+    assert [e.key for e in batch["meta"]["entries"]] == ["good"]
+    assert "cut: a picture that does not decode" in batch["meta"]["skipped"][0]
+    assert len(batch["inputs"]["grid_thw"]) == 1
+
+
+def test_a_cell_without_a_sample_still_runs(reader, model):
+    batch = OmniDataset(reader, 160)[OmniCell(0, ())]
+    loss, ctc = model.target_loss(batch["inputs"], with_ctc=True)
+    (loss + ctc).backward()
+    assert float(loss.detach()) == 0 and batch["meta"]["target_tokens"] == 0
+
+
+def test_captions_as_found_in_the_wild(reader, tmp_path, capsys):
+    rng, tar = np.random.default_rng(2), tmp_path / "wild-0.tar"
+    with tarfile.open(tar, "w") as file:
+        for name, payload in (("a.jpg", picture(rng, kind="jpeg")), ("a.txt", b"a red circle\n"),
+                              ("b.webp", picture(rng, kind="webp")),
+                              ("b.json", b'{"caption": "a house", "url": "x"}'),
+                              ("c.txt", b"no picture")):
+            info = tarfile.TarInfo(name)
+            info.size = len(payload)
+            file.addfile(info, io.BytesIO(payload))
+    index_shards([str(tar)])
+    assert "c" in capsys.readouterr().err
+    found = read_entries(tar)
+    assert [reader.example(e, 0)[0]["text"] for e in found] == ["a red circle", "a house"]
+
+
+def test_patches_keep_what_is_where(reader):
+    """A picture put together again from its patches."""
+    rng = np.random.default_rng(3)
+    image = Image.fromarray(rng.integers(0, 255, (16, 24, 3), dtype=np.uint8))
+    patches, (rows, columns) = FORMAT.patches(image)
+    assert (rows, columns) == (2, 3)
+    again = patches.view(rows, columns, 2, 2, 3, 2, 4, 4)[..., 0, :, :]  # of the first frame
+    again = again.permute(0, 2, 5, 1, 3, 6, 4).reshape(16, 24, 3)
+    np.testing.assert_allclose((again.numpy() + 1) * 127.5, np.asarray(image), atol=0.01)

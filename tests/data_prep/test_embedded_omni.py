@@ -1,0 +1,83 @@
+"""Rendered pictures and the embedded corpus of all modalities."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep import pictures
+from data_prep.embedded import split_of
+from data_prep.embedded_omni import SOURCES, OmniCorpus, ensure_corpus, make_sample
+from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
+from qwen3asr_train.errors import UserError
+
+SMALL = OmniCorpus(train_samples=6, test_samples=3)
+
+
+def pixels(scene, seed=0):
+    payload = pictures.draw(scene, np.random.default_rng(seed))
+    return np.asarray(Image.open(io.BytesIO(payload))).astype(int)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_the_caption_says_is_in_the_picture(seed):
+    scene = pictures.single(np.random.default_rng(seed))
+    thing = scene.things[0]
+    seen = pixels(scene, seed)
+    distance = {name: np.abs(seen - colour).sum(-1) for name, colour in pictures.COLOURS.items()}
+    painted = distance[thing.colour] < 60
+    assert painted.sum() > 20
+    for name in distance.keys() - {thing.colour}:
+        assert (distance[name] < 30).sum() < painted.sum() / 4
+    y, x = (axis.mean() for axis in np.nonzero(painted))
+    assert (int(y // (pictures.SIDE / 3)), int(x // (pictures.SIDE / 3))) == divmod(thing.cell, 3)
+    assert scene.caption == f"a {thing.colour} {thing.shape} at the {thing.place}"
+
+
+@pytest.mark.parametrize("make", pictures.SCENES)
+def test_answers_are_in_the_caption(make):
+    for seed in range(10):
+        scene = make(np.random.default_rng(seed))
+        for _, answer in scene.questions:
+            assert answer in scene.caption
+
+
+def test_every_font_prints_every_word_inside_the_picture():
+    for seed in range(40):
+        ink = (pixels(pictures.printed("kitchen"), seed) < 128).any(-1)
+        assert ink.sum() > 30
+        assert not ink[[0, -1]].any()
+
+
+def test_a_sample_is_a_pure_function():
+    for source in SOURCES:
+        a, b = (make_sample(SMALL, source, "train", 4) for _ in range(2))
+        assert a[0] == b[0] and a[2] == b[2]
+        assert (a[1] is None and b[1] is None) or np.array_equal(a[1], b[1])
+
+
+def test_corpus_folders_and_held_out_scenes(tmp_path):
+    folders = ensure_corpus(SMALL, tmp_path)
+    reader = ShardReader()
+    for split, count in (("train", 6), ("test", 3)):
+        assert list(folders[split]) == list(SOURCES)
+        for source, folder in folders[split].items():
+            entries = [e for shard in find_shards(folder) for e in read_entries(shard)]
+            assert len(entries) == count
+            for entry in entries:
+                record = reader.read_record(entry)
+                assert bool(entry.image_at) == (source in ("captions", "questions", "words",
+                                                           "spoken_questions"))
+                assert bool(entry.audio_at) == (source in ("speech", "long_speech", "sounds",
+                                                           "spoken_questions"))
+                if source == "captions":
+                    assert split_of(record["text"]) == split
+    before = sorted(tmp_path.rglob("*.tar"))[0].stat().st_mtime_ns
+    ensure_corpus(SMALL, tmp_path)
+    assert sorted(tmp_path.rglob("*.tar"))[0].stat().st_mtime_ns == before
+
+
+def test_unknown_language():
+    with pytest.raises(UserError, match=r"data\.corpus\.languages"):
+        OmniCorpus(languages=("Elvish",))
