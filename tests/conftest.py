@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from data_prep.embedded import Corpus, ensure_corpus
@@ -17,6 +18,9 @@ ROOT = Path(__file__).parent.parent
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("explore", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # a worker a core
 
 MINI = {"train_samples": 96, "validation_samples": 8, "test_samples": 8}
 
