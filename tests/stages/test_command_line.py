@@ -72,7 +72,8 @@ def test_every_config_composes(group):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(command_line.CONFIGS), version_base="1.3"):
         for path in (command_line.CONFIGS / group).glob("*.yaml"):
-            stage = path.stem if group == "stage" else "sft"
+            stage = path.stem if group == "stage" else \
+                "omni" if path.stem.startswith("omni_") else "sft"
             config = compose("config", [f"stage={stage}", *(
                 [f"{group}={path.stem}"] if group != "stage" else [])])
             assert config.stage.name == stage
