@@ -1,6 +1,9 @@
 """A miniature corpus and a finished miniature run, made once a session; the command line."""
 
 import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers: names of no folder fail at once
+
 import subprocess
 import sys
 from pathlib import Path

@@ -115,5 +115,7 @@ def test_suite_files_use_conditions_that_exist():
     known = set(OmegaConf.load(CONFIGS / "stage" / "evaluate.yaml").conditions)
     for file in (CONFIGS / "suite").glob("*.yaml"):
         suite = OmegaConf.load(file)
+        if suite.get("aligner"):  # it has ways of hearing clips, not conditions
+            continue
         for name, options in suite.sets.items():
             assert set(options.get("conditions") or suite.conditions) <= known, (file, name)
