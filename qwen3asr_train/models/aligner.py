@@ -19,7 +19,7 @@ from transformers import (
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
-from qwen3asr_train.models.folder import save_as
+from qwen3asr_train.models.folder import opening, save_as
 
 ARCHITECTURE = "Qwen3ASRForTokenClassification"
 
@@ -132,13 +132,7 @@ def with_slots(processor: Qwen3ASRProcessor) -> Qwen3ASRProcessor:
 
 def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Aligner, Qwen3ASRProcessor]:
     """Model (float32) and processor from a transformers checkpoint folder or a hub name."""
-    local = Path(folder)
-    if not local.is_dir() and (folder.count("/") != 1 or folder.startswith((".", "/"))):
-        raise UserError(f"init_from={folder}: no such folder (a run's model is RUN/model)")
-    if local.is_dir() and not (local / "config.json").is_file():
-        hint = f"; did you mean {local / 'model'}?" if (local / "model").is_dir() else ""
-        raise UserError(f"init_from={folder}: no config.json in it{hint}")
-    try:
+    with opening(folder, OSError, ValueError):
         kinds = AutoConfig.from_pretrained(folder).architectures or ["model of no known kind"]
         if ARCHITECTURE not in kinds:
             raise UserError(f"init_from={folder}: no forced aligner but a {kinds[0]}; "
@@ -146,10 +140,6 @@ def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Aligner, Qwen3
         processor = Qwen3ASRProcessor.from_pretrained(folder)
         model = Qwen3ASRForTokenClassification.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attn_implementation)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if local.is_dir() else \
-            "no such folder here, and the hub does not know it or cannot be reached"
-        raise UserError(f"init_from={folder}: {reason}") from error
     return adapt(model), processor
 
 

@@ -12,9 +12,8 @@ from transformers import (
     Qwen3ASRProcessor,
 )
 
-from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
-from qwen3asr_train.models.folder import save_as
+from qwen3asr_train.models.folder import opening, save_as
 from qwen3asr_train.models.head import TargetHead
 from qwen3asr_train.objectives.ctc import packed_ctc, transcripts
 
@@ -150,20 +149,10 @@ def build(preset: dict, processor: Qwen3ASRProcessor, seed: int,
 
 def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Recogniser, Qwen3ASRProcessor]:
     """Model (float32) and processor from a transformers checkpoint folder or a hub name."""
-    local = Path(folder)
-    if not local.is_dir() and (folder.count("/") != 1 or folder.startswith((".", "/"))):
-        raise UserError(f"init_from={folder}: no such folder (a run's model is RUN/model)")
-    if local.is_dir() and not (local / "config.json").is_file():
-        hint = f"; did you mean {local / 'model'}?" if (local / "model").is_dir() else ""
-        raise UserError(f"init_from={folder}: no config.json in it{hint}")
-    try:
+    with opening(folder, OSError):
         processor = Qwen3ASRProcessor.from_pretrained(folder)
         model = Qwen3ASRForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attn_implementation)
-    except OSError as error:
-        reason = str(error).splitlines()[0] if local.is_dir() else \
-            "no such folder here, and the hub does not know it or cannot be reached"
-        raise UserError(f"init_from={folder}: {reason}") from error
     if getattr(model.config, "vision_config", None) is not None:
         log.info("init_from=%s: an omni model; its vision tower stays behind", folder)
         del model.config.vision_config
