@@ -10,6 +10,7 @@ from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.collate import Example, collate, padding_share
 from qwen3asr_train.data.dataset import Sample, SpeechDataset, Windows, naming
 from qwen3asr_train.data.joins import Joiner
+from qwen3asr_train.data.packing import Layout, apart
 from qwen3asr_train.data.plan import Cell, sample_rng
 from qwen3asr_train.data.shards import Entry
 from qwen3asr_train.data.slots import (
@@ -35,12 +36,14 @@ class SlotExample(NamedTuple):
     labels: list[int]
 
 
-def collate_slots(examples: list[SlotExample], pad_id: int) -> dict[str, torch.Tensor]:
-    """Examples -> ``input_ids``, ``labels`` ``(clips, length)`` padded on the right, and the audio
-    as :func:`qwen3asr_train.data.collate.collate` has it."""
-    batch = collate([Example(e.features, e.ids, []) for e in examples], pad_id)
-    for row, example in zip(batch["labels"], examples, strict=True):
-        row[:len(example.labels)] = torch.tensor(example.labels)
+def collate_slots(examples: list[SlotExample], pad_id: int, rows: list[list[int]] | None = None
+                  ) -> dict[str, torch.Tensor]:
+    """Examples -> ``input_ids``, ``labels`` ``(rows, length)`` padded on the right, and the rest as
+    :func:`qwen3asr_train.data.collate.collate` has it."""
+    batch = collate([Example(e.features, e.ids, []) for e in examples], pad_id, rows)
+    for labels, row in zip(batch["labels"], rows or apart(examples), strict=True):
+        found = [label for i in row for label in examples[i].labels]
+        labels[:len(found)] = torch.tensor(found)
     return batch
 
 
@@ -55,9 +58,10 @@ class AlignmentDataset(SpeechDataset):
     def __init__(self, prompts: SlotPrompts, *, seed: int = 0, options: SlotOptions = EVERYWHERE,
                  augmentation: augment.Augmentation = augment.IDENTITY,
                  joiner: Joiner | None = None, windows: Windows | None = None,
-                 noise: TeacherNoise = NO_NOISE, with_units: bool = False):
+                 layout: Layout | None = None, noise: TeacherNoise = NO_NOISE,
+                 with_units: bool = False):
         super().__init__(prompts, seed=seed, augmentation=augmentation, joiner=joiner,
-                         windows=windows)
+                         windows=windows, layout=layout)
         self.options, self.noise, self.with_units = options, noise, with_units
 
     def __getitem__(self, cell: Cell) -> dict:
@@ -75,11 +79,13 @@ class AlignmentDataset(SpeechDataset):
             units.append(found[0])
             times.append(found[1])
         examples = examples or [self._blank()]
-        inputs = collate_slots(examples, self.prompts.pad_id)
+        sizes = [len(example.ids) for example in examples]
+        rows = self.layout(sizes) if self.layout else None
+        inputs = collate_slots(examples, self.prompts.pad_id, rows)
         if self.windows is not None:
             inputs["window_chunks"] = torch.tensor(self.windows.draw(self.seed, cell.step))
-        padding = padding_share([Example(e.features, e.ids, []) for e in examples])
-        meta = {"entries": kept, "padding": padding, "step": cell.step, "skipped": skipped,
+        meta = {"entries": kept, "padding": padding_share(sizes, rows or apart(sizes)),
+                "step": cell.step, "skipped": skipped,
                 "target_tokens": int((inputs["labels"] >= 0).sum())}
         if self.with_units:
             meta |= {"units": units, "times": times}

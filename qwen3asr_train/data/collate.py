@@ -1,5 +1,6 @@
 """Samples to one batch of tensors."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,26 +23,40 @@ class Example(NamedTuple):
     prompt: list[int]
     target: list[int]
 
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and target."""
+        return len(self.prompt) + len(self.target)
 
-def collate(examples: list[Example], pad_id: int, *, with_prompts: bool = False
-            ) -> dict[str, Tensor]:
+
+def collate(examples: list[Example], pad_id: int, rows: list[list[int]] | None = None, *,
+            with_prompts: bool = False) -> dict[str, Tensor]:
     """Examples -> the dict of tensors that goes to the model.
 
-    ``input_ids``, ``labels`` ``(clips, length)`` padded on the right, labels -100 outside the
+    ``input_ids``, ``labels`` ``(rows, length)`` padded on the right, labels -100 outside the
     target; ``input_features`` ``(chunks, 128, 100)``, ``chunk_lengths`` ``(chunks,)`` and
-    ``clip_chunks`` ``(clips,)`` as the encoder takes them. ``with_prompts`` adds what generation
-    starts from: ``prompt_ids``, ``prompt_mask`` ``(clips, prompt length)``, padded on the left.
-    Without any audio there is a silent clip beyond the last, whose tokens are nowhere: the encoder
-    runs on every rank.
+    ``clip_chunks`` ``(clips,)`` as the encoder takes them. ``rows``: which examples share a row;
+    ``position_ids`` ``(rows, length)`` then begin at 0 for each of them, and for the padding. By
+    default each has its own row, in order. ``with_prompts`` adds what generation starts from:
+    ``prompt_ids``, ``prompt_mask`` ``(clips, prompt length)``, padded on the left. Without any
+    audio there is a silent clip beyond the last, whose tokens are nowhere: the encoder runs on
+    every rank.
     """
-    packed = [chunk(example.features) for example in examples]
+    lines = [[examples[i] for i in row] for row in rows] if rows else [[e] for e in examples]
+    packed = [chunk(example.features) for line in lines for example in line]
     if not any(len(lengths) for _, lengths in packed):
         packed.append(chunk(torch.zeros(CHUNK_FRAMES, MEL_BINS)))
-    ids, _ = _pad([example.prompt + example.target for example in examples], pad_id)
+    ids, is_token = _pad([[i for e in line for i in e.prompt + e.target] for line in lines], pad_id)
     labels = np.full_like(ids, IGNORE)
-    for row, example in zip(labels, examples, strict=True):
-        start = len(example.prompt)
-        row[start:start + len(example.target)] = example.target
+    positions = np.cumsum(is_token == 0, axis=1) - 1
+    for row, line in enumerate(lines):
+        begin = 0
+        for example in line:
+            answer = begin + len(example.prompt)
+            end = answer + len(example.target)
+            labels[row, answer:end] = example.target
+            positions[row, begin:end] = np.arange(end - begin)
+            begin = end
     batch = {
         "input_ids": torch.from_numpy(ids),
         "labels": torch.from_numpy(labels),
@@ -49,6 +64,8 @@ def collate(examples: list[Example], pad_id: int, *, with_prompts: bool = False
         "chunk_lengths": torch.cat([lengths for _, lengths in packed]),
         "clip_chunks": torch.tensor([len(lengths) for _, lengths in packed]),
     }
+    if rows:
+        batch["position_ids"] = torch.from_numpy(positions)
     if with_prompts:
         ids, mask = _pad([example.prompt for example in examples], pad_id, left=True)
         batch |= {"prompt_ids": torch.from_numpy(ids), "prompt_mask": torch.from_numpy(mask)}
@@ -66,8 +83,7 @@ def _pad(rows: list[list[int]], pad_id: int, left: bool = False) -> tuple[np.nda
     return ids, mask
 
 
-def padding_share(examples: list[Example]) -> float:
-    """Share of a training batch's token positions that are padding."""
-    lengths = [len(example.prompt) + len(example.target) for example in examples]
-    return 1.0 - sum(lengths) / (max(lengths) * len(lengths))
-
+def padding_share(sizes: Sequence[int], rows: Sequence[Sequence[int]]) -> float:
+    """Share of the positions of a batch that are padding: ``sizes`` of its examples in ``rows``."""
+    longest = max(sum(sizes[i] for i in row) for row in rows)
+    return 1.0 - sum(sizes) / (longest * len(rows))

@@ -15,6 +15,7 @@ from qwen3asr_train.data.augment_join import concatenate
 from qwen3asr_train.data.collate import Example, collate, padding_share
 from qwen3asr_train.data.context import ContextBuilder, DrawnContext
 from qwen3asr_train.data.joins import Joiner
+from qwen3asr_train.data.packing import Layout, apart
 from qwen3asr_train.data.partial import Part, Partial
 from qwen3asr_train.data.plan import Cell, sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
@@ -48,6 +49,7 @@ class SpeechDataset(Dataset):
     without a usable sample becomes half a second of silence without targets, so that every rank
     still takes part in the step.
 
+    ``layout``: which samples share a row of the language model; None: each has its own.
     ``with_prompts``: also what generation starts from; that ends with what ``told_language`` says
     of the record, if it says a language. ``with_examples``: ``meta`` also has the ``examples`` that
     the batch was made of, to make others of them, and the ``waveforms``.
@@ -59,10 +61,12 @@ class SpeechDataset(Dataset):
                  partial: Partial = WHOLE, joiner: Joiner | None = None,
                  windows: "Windows | None" = None, with_prompts: bool = False,
                  with_examples: bool = False,
+                 layout: Layout | None = None,
                  told_language: Callable[[dict], str | None] | None = None):
         self.prompts = prompts
         self.seed, self.augmentation = seed, augmentation
         self.with_prompts, self.with_examples = with_prompts, with_examples
+        self.layout = layout
         self.questions, self.contexts, self.joiner = questions, contexts, joiner
         self.partial, self.windows, self.told_language = partial, windows, told_language
         self._reader = ShardReader()
@@ -80,7 +84,9 @@ class SpeechDataset(Dataset):
             samples.append(sample)
             kept.append(entry)
         examples = examples or [self._blank()]
-        inputs = collate(examples, self.prompts.pad_id, with_prompts=self.with_prompts)
+        sizes = [example.length for example in examples]
+        rows = self.layout(sizes) if self.layout else None
+        inputs = collate(examples, self.prompts.pad_id, rows, with_prompts=self.with_prompts)
         if self.windows is not None:
             inputs["window_chunks"] = torch.tensor(self.windows.draw(self.seed, cell.step))
         meta = {
@@ -88,7 +94,7 @@ class SpeechDataset(Dataset):
             "records": [sample.record for sample in samples],
             "contexts": [sample.context for sample in samples],
             "questions": [sample.question for sample in samples],
-            "padding": padding_share(examples),
+            "padding": padding_share(sizes, rows or apart(sizes)),
             "target_tokens": sum(len(example.target) for example in examples),
             "step": cell.step,
             "skipped": skipped,

@@ -9,7 +9,7 @@ says. So shares are exact over any run to within a sample, and step k is a pure 
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,6 +18,9 @@ import numpy as np
 from qwen3asr_train.data.plan import sample_rng
 from qwen3asr_train.data.shards import Entry
 from qwen3asr_train.errors import UserError
+
+Layout = Callable[[Sequence[int]], list[list[int]]]
+"""Lengths of samples in tokens -> which of them share each row."""
 
 
 class Item(NamedTuple):
@@ -147,6 +150,22 @@ def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
         if max(sum(ordered[i] for i in row) for row in found) <= budget:
             return [[order[i] for i in row] for row in found if row]
         rows += 1
+
+
+def apart(sizes: Sequence) -> list[list[int]]:
+    """Every sample a row of its own."""
+    return [[index] for index in range(len(sizes))]
+
+
+def together(sizes: Sequence[int]) -> list[list[int]]:
+    """Rows of at most twice the longest sample: short ones find company, and attention, which grows
+    with the square of a row, stays small beside the rest."""
+    return pack(sizes, 2 * max(sizes))
+
+
+def in_one_row(sizes: Sequence[int]) -> list[list[int]]:
+    """All samples in one row, for attention that is told where each begins."""
+    return [list(range(len(sizes)))]
 
 
 def even_out(bins: list[list[int]], sizes: Sequence[int]) -> list[list[int]]:

@@ -47,7 +47,7 @@ class Aligner(Qwen3ASRForTokenClassification):
         return self.model.multi_modal_projector(encoded)
 
     def slot_logits(self, batch: dict[str, Tensor], slots: Tensor) -> Tensor:
-        """Time classes of the positions where ``slots`` ``(clips, length)`` is True, row by row:
+        """Time classes of the positions where ``slots`` ``(rows, length)`` is True, row by row:
         ``(slots, num_labels)``.
 
         ``batch`` as :func:`qwen3asr_train.data.aligned.collate_slots` makes it. Padding on the
@@ -59,7 +59,7 @@ class Aligner(Qwen3ASRForTokenClassification):
         audio = self.encode_audio(batch).to(embeddings.dtype)
         hidden = self.model.language_model(
             inputs_embeds=embeddings.masked_scatter(places, audio),
-            use_cache=False).last_hidden_state
+            position_ids=batch.get("position_ids"), use_cache=False).last_hidden_state
         return self.score(self.dropout(hidden[slots]))
 
 

@@ -15,7 +15,7 @@ from transformers import (
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
 from qwen3asr_train.models.folder import opening, save_as
 from qwen3asr_train.models.head import TargetHead
-from qwen3asr_train.objectives.ctc import packed_ctc, transcripts
+from qwen3asr_train.objectives.ctc import packed_ctc, transcripts, unpacked
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +48,17 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         """Summed cross-entropy over the target tokens of a batch, a float32 scalar; and the CTC.
 
         ``batch`` as :func:`qwen3asr_train.data.collate.collate` makes it: ``input_ids`` and
-        ``labels`` ``(clips, length)``, padded on the right, labels -100 wherever there is no
-        target; ``input_features``, ``chunk_lengths``, ``clip_chunks`` of the encoder. Padding on
-        the right under causal attention needs no mask: no target sees it.
+        ``labels`` ``(rows, length)``, padded on the right, labels -100 wherever there is no
+        target; ``input_features``, ``chunk_lengths``, ``clip_chunks`` of the encoder; and where
+        samples share rows, ``position_ids`` ``(rows, length)``, which begin at 0 for each of them:
+        transformers makes the block-diagonal mask of these. Padding on the right under causal
+        attention needs no mask: no target sees it.
 
         ``with_ctc``: also return :meth:`ctc_loss` of the same audio, else None.
         """
         audio = self.encode_audio(batch)
         hidden = self.model.language_model(inputs_embeds=self.embed(batch["input_ids"], audio),
+                                           position_ids=batch.get("position_ids"),
                                            use_cache=False).last_hidden_state
         labels = batch["labels"][:, 1:]
         is_target = labels != -100
@@ -70,14 +73,15 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         thousands. The blank is ``<|audio_pad|>``, which is never a target. It needs all logits of
         the audio positions: for small vocabularies.
         """
-        ids = batch["input_ids"]
-        targets = transcripts(ids, batch["labels"], self.config.asr_text_token_id,
+        ids, labels = batch["input_ids"], batch["labels"]
+        if "position_ids" in batch:
+            ids, labels = unpacked(ids, labels, batch["position_ids"])
+        targets = transcripts(ids, labels, self.config.asr_text_token_id,
                               self.config.eos_token_id[-1])
         lengths = (ids == self.config.audio_token_id).sum(1)
         if not lengths.any():  # text alone
             return 0.0 * audio.sum()
         return packed_ctc(self.lm_head(audio), lengths, targets, blank=self.config.audio_token_id)
-
 
     def greedy(self, batch: dict[str, Tensor], max_new_tokens: int, synced: bool = False
                ) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
 
-_UNSPACED = re.compile(r"([぀-ヿ㐀-鿿가-힯฀-๿])")
+_UNSPACED = re.compile(r"([぀-ヿ㐀-鿿฀-๿])")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:

@@ -18,6 +18,16 @@ def transcripts(input_ids: Tensor, labels: Tensor, marker: int, end: int) -> lis
         input_ids, is_text, is_marker.any(1).tolist(), strict=True)]
 
 
+def unpacked(input_ids: Tensor, labels: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and labels ``(samples, longest)`` of the samples that share rows ``(rows, length)``, each
+    beginning where its ``position_ids`` are 0; padded with ids and labels of -100."""
+    begins = (position_ids.flatten() == 0).nonzero().squeeze(1)
+    sizes = torch.diff(begins, append=begins.new_tensor([position_ids.numel()])).tolist()
+    ids, labels = (pad_sequence(torch.split(rows.flatten(), sizes), batch_first=True,
+                                padding_value=-100) for rows in (input_ids, labels))
+    return ids, labels
+
+
 def packed_ctc(logits: Tensor, lengths: Tensor, targets: list[Tensor | None], blank: int) -> Tensor:
     """CTC loss (Graves et al. 2006) summed over clips, a float32 scalar.
 
@@ -25,7 +35,13 @@ def packed_ctc(logits: Tensor, lengths: Tensor, targets: list[Tensor | None], bl
     many each has, ``targets`` one id tensor a clip, or None. A clip without a target, or with one
     that does not fit into its length, counts nothing.
     """
-    log_probs = pad_sequence(torch.split(logits.float().log_softmax(-1), lengths.tolist()))
+    # what stands behind a clip's end is not looked at; the backward pass of pad_sequence would copy
+    # the whole gradient once for each clip
+    steps = torch.arange(int(lengths.max()), device=logits.device)[:, None]
+    places = lengths.cumsum(0) - lengths + torch.minimum(steps, lengths.clamp(min=1) - 1)
+    places = places.clamp(max=len(logits) - 1)
+    log_probs = logits.float().log_softmax(-1).index_select(0, places.flatten()).unflatten(
+        0, places.shape)
     empty = torch.empty(0, dtype=torch.long, device=logits.device)
     filled = [empty if target is None else target for target in targets]
     sizes = torch.tensor([len(target) for target in filled], device=logits.device)

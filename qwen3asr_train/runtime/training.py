@@ -20,9 +20,12 @@ from qwen3asr_train.data.plan import sample_seed
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.runtime.checkpoint import AtomicCheckpointIO, SaveCheckpoints
 from qwen3asr_train.runtime.metrics import MetricsFile
+from qwen3asr_train.runtime.muon import MuonWithAdamW, is_layer_matrix
 from qwen3asr_train.runtime.progress import TrainingProgress
 from qwen3asr_train.runtime.schedule import lr_factor
 from qwen3asr_train.runtime.strategies import build_strategy
+
+OPTIMIZERS = ("adamw", "muon")
 
 
 class TrainingModule(lightning.LightningModule):
@@ -33,6 +36,9 @@ class TrainingModule(lightning.LightningModule):
 
     def __init__(self, model: nn.Module, optimizer: dict, trainer: dict, seed: int):
         super().__init__()
+        if optimizer["name"] not in OPTIMIZERS:
+            raise UserError(f"stage.optimizer.name={optimizer['name']}: one of "
+                            f"{', '.join(OPTIMIZERS)}")
         self.model = model
         self._optimizer, self._trainer_config, self._seed = optimizer, trainer, seed
         self.latest: dict[str, float] = {}
@@ -155,9 +161,22 @@ class TrainingModule(lightning.LightningModule):
         return [([n for n, p in named if p.ndim > 1], {"weight_decay": decay}),
                 ([n for n, p in named if p.ndim <= 1], {"weight_decay": 0.0})]
 
+    def _optimizer_groups(self) -> list[tuple[list[str], dict]]:
+        """:meth:`parameter_groups`, those of Muon last and with its learning rate."""
+        groups, parameters = self.parameter_groups(), dict(self.named_parameters())
+        if self._optimizer["name"] == "adamw":
+            return groups
+        scale, others, matrices = self._optimizer["muon_lr_scale"], [], []
+        for names, own in groups:
+            ours = [name for name in names if is_layer_matrix(name, parameters[name])]
+            others.append(([name for name in names if name not in set(ours)], own))
+            matrices.append((ours, own | {
+                "muon": True, "lr": scale * own.get("lr", self._optimizer["lr"])}))
+        return others + matrices
+
     def _optimizer_names(self) -> list[str]:
         """Trainable parameters in the optimiser's order."""
-        return [name for names, _ in self.parameter_groups() for name in names]
+        return [name for names, _ in self._optimizer_groups() for name in names]
 
     def _lr_factor(self, step: int) -> float:
         options = self._optimizer
@@ -166,12 +185,15 @@ class TrainingModule(lightning.LightningModule):
                          decay_share=options["decay_share"])
 
     def configure_optimizers(self) -> dict:
-        """AdamW over :meth:`parameter_groups`; the schedule per step."""
+        """The optimiser over :meth:`parameter_groups`; the schedule per step."""
         options, parameters = self._optimizer, dict(self.named_parameters())
         groups = [{"params": [parameters[name] for name in names]} | own
-                  for names, own in self.parameter_groups() if names]
-        optimizer = torch.optim.AdamW(groups, lr=options["lr"], betas=tuple(options["betas"]),
-                                      fused=True)
+                  for names, own in self._optimizer_groups() if names]
+        shared = {"lr": options["lr"], "betas": tuple(options["betas"])}
+        if options["name"] == "muon":
+            optimizer = MuonWithAdamW(groups, **shared)
+        else:
+            optimizer = torch.optim.AdamW(groups, **shared, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -241,6 +263,9 @@ def build_trainer(config, run_dir: Path) -> lightning.Trainer:
     if precision == "auto":
         bf16 = accelerator == "gpu" and torch.cuda.is_bf16_supported()
         precision = "bf16-mixed" if bf16 else "32-true"
+    if config.stage.optimizer.name == "muon" and config.strategy.name.startswith("zero"):
+        raise UserError(f"stage.optimizer.name=muon needs whole matrices, which strategy="
+                        f"{config.strategy.name} has in parts: strategy=ddp or single")
     strategy, devices = build_strategy(config.strategy, accelerator)
     loggers = [MetricsFile(run_dir / "metrics.jsonl")]
     if config.logger.name == "wandb":

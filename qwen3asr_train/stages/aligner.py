@@ -10,12 +10,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from qwen3asr_train.data import augment
 from qwen3asr_train.data.aligned import AlignmentDataset
-from qwen3asr_train.data.dataset import StepLoader, Windows, loader
-from qwen3asr_train.data.plan import evaluation_cells
 from qwen3asr_train.data.slots import SlotOptions, SlotPrompts
 from qwen3asr_train.data.teacher_noise import TeacherNoise
 from qwen3asr_train.decoding.timestamps import repair_times
@@ -27,7 +23,7 @@ from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
 from qwen3asr_train.runtime.training import TrainingModule
 from qwen3asr_train.stages.alignment_scoring import score_aligner
 from qwen3asr_train.stages.finish import finish_run
-from qwen3asr_train.stages.fit import SpeechData, entries_of, fit, scored_entries
+from qwen3asr_train.stages.fit import SpeechData, fit, scored_entries
 from qwen3asr_train.stages.scoring import gather_lists
 from qwen3asr_train.stages.setup import build_aligner, resolve_data
 
@@ -93,31 +89,13 @@ def check_length(config: DictConfig, prompts: SlotPrompts) -> None:
 class AlignerData(SpeechData):
     """Training clips with drawn slots, validation clips with all of them."""
 
-    def train_dataloader(self) -> StepLoader:
-        """Micro-batches of this rank from the trainer's step to ``max_steps``."""
-        config, trainer, stage = self._config, self.trainer, self._config.stage
-        windows = stage.windows
-        dataset = AlignmentDataset(
-            self._prompts, seed=config.seed, joiner=self._joiner(),
-            options=SlotOptions(**stage.slots), noise=TeacherNoise(**stage.teacher),
-            augmentation=augment.build(OmegaConf.to_container(config.data.augmentation)),
-            windows=Windows(tuple(windows.seconds), windows.weights and tuple(windows.weights))
-            if windows.seconds else None)
-        accumulate = config.trainer.accumulate
-        cells = self.plan.walk(trainer.global_rank, trainer.world_size, accumulate,
-                               start=trainer.global_step, stop=trainer.max_steps)
-        self.steps = StepLoader(loader(dataset, cells, config.data.workers), accumulate,
-                                config.data.max_bad_samples)
-        return self.steps
+    def _train_dataset(self) -> AlignmentDataset:
+        stage = self._config.stage
+        return AlignmentDataset(self._prompts, **self._drawn(), options=SlotOptions(**stage.slots),
+                                noise=TeacherNoise(**stage.teacher))
 
-    def val_dataloader(self) -> DataLoader | list:
-        """Every validation sample once, spread over the ranks."""
-        if not self._splits.validation or not self._config.trainer.validate_every:
-            return []
-        cells = evaluation_cells(entries_of(self._splits.validation),
-                                 self._config.data.evaluation_seconds,
-                                 self.trainer.global_rank, self.trainer.world_size)
-        return loader(AlignmentDataset(self._prompts, with_units=True), cells, workers=0)
+    def _validation_dataset(self) -> AlignmentDataset:
+        return AlignmentDataset(self._prompts, with_units=True)
 
 
 class AlignerModule(TrainingModule):

@@ -13,6 +13,7 @@ from qwen3asr_train.data import augment
 from qwen3asr_train.data.context import ContextBuilder
 from qwen3asr_train.data.dataset import SpeechDataset, StepLoader, Windows, loader
 from qwen3asr_train.data.joins import Joiner, Joins
+from qwen3asr_train.data.packing import Layout, in_one_row, together
 from qwen3asr_train.data.partial import Partial
 from qwen3asr_train.data.plan import BatchPlan, evaluation_cells
 from qwen3asr_train.data.prompts import PromptBuilder
@@ -60,21 +61,39 @@ class SpeechData(lightning.LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         """Micro-batches of this rank from the trainer's step to ``max_steps``."""
         config, trainer = self._config, self.trainer
-        windows = config.stage.windows
-        dataset = SpeechDataset(
-            self._prompts, seed=config.seed,
-            augmentation=augment.build(OmegaConf.to_container(config.data.augmentation)),
-            questions=Questions(config.stage.questions.share,
-                                OmegaConf.to_container(config.stage.questions.ways)),
-            contexts=self._contexts, joiner=self._joiner(), partial=Partial(**config.stage.partial),
-            windows=Windows(tuple(windows.seconds), windows.weights and tuple(windows.weights))
-            if windows.seconds else None)
-        accumulate = config.trainer.accumulate
-        cells = self.plan.walk(trainer.global_rank, trainer.world_size, accumulate,
+        cells = self.plan.walk(trainer.global_rank, trainer.world_size, config.trainer.accumulate,
                                start=trainer.global_step, stop=trainer.max_steps)
-        self.steps = StepLoader(loader(dataset, cells, config.data.workers), accumulate,
-                                config.data.max_bad_samples)
+        self.steps = StepLoader(loader(self._train_dataset(), cells, config.data.workers),
+                                config.trainer.accumulate, config.data.max_bad_samples)
         return self.steps
+
+    def _train_dataset(self) -> SpeechDataset:
+        stage = self._config.stage
+        return SpeechDataset(
+            self._prompts, **self._drawn(), contexts=self._contexts,
+            questions=Questions(stage.questions.share,
+                                OmegaConf.to_container(stage.questions.ways)),
+            partial=Partial(**stage.partial))
+
+    def _validation_dataset(self) -> SpeechDataset:
+        return SpeechDataset(self._prompts, with_prompts=True)
+
+    def _drawn(self) -> dict:
+        """What every kind of training sample is drawn with."""
+        config, windows = self._config, self._config.stage.windows
+        return {
+            "seed": config.seed, "joiner": self._joiner(), "layout": self._layout(),
+            "augmentation": augment.build(OmegaConf.to_container(config.data.augmentation)),
+            "windows": Windows(tuple(windows.seconds), windows.weights and tuple(windows.weights))
+            if windows.seconds else None,
+        }
+
+    def _layout(self) -> Layout | None:
+        if not self._config.stage.get("packed"):  # not every stage has rows to pack
+            return None
+        # flash-attention is told of the samples in a row only where there is a single row
+        flash = self._config.model.attn_implementation.startswith("flash")
+        return in_one_row if flash else together
 
     def _joiner(self) -> Joiner | None:
         options = Joins(**as_arguments(self._config.data.joins))
@@ -89,7 +108,7 @@ class SpeechData(lightning.LightningDataModule):
         cells = evaluation_cells(entries_of(self._splits.validation),
                                  self._config.data.evaluation_seconds,
                                  self.trainer.global_rank, self.trainer.world_size)
-        return loader(SpeechDataset(self._prompts, with_prompts=True), cells, workers=0)
+        return loader(self._validation_dataset(), cells, workers=0)
 
 
 class RecogniserModule(TrainingModule):

@@ -160,11 +160,12 @@ def build_processor(tokenizer: int | str, shards: list[str]) -> Qwen3ASRProcesso
 
 
 def _texts(shards: list[str]) -> list[str]:
-    """Targets of the training shards as the tokenizer meets them."""
-    records = sample_records(shards, TOKENIZER_TEXTS)
-    tags = [f"language {name}" for name in sorted({str(r.get("language")) for r in records})]
-    return ["system", "user", "assistant", *tags] * 2 + [  # twice: BPE drops what is met once
-        record["text"] for record in records]
+    """Training samples as the tokenizer meets them: transcripts, and the words around each."""
+    texts = []
+    for record in sample_records(shards, TOKENIZER_TEXTS):
+        texts += ["system", "user", "assistant", f"language {record.get('language')}",
+                  record["text"]]
+    return texts
 
 
 def sample_records(shards: list[str], most: int) -> list[dict]:

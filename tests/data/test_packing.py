@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3asr_train.data.packing import Source, TokenPlan, balance, pack
+from qwen3asr_train.data.packing import (
+    Source,
+    TokenPlan,
+    apart,
+    balance,
+    in_one_row,
+    pack,
+    together,
+)
 from qwen3asr_train.data.shards import Entry
 from qwen3asr_train.errors import UserError
 
@@ -94,3 +102,11 @@ def test_what_does_not_fit_is_refused():
         TokenPlan([source("a", [[3]])], {"b": 1.0}, 10)
     with pytest.raises(UserError, match=r"data\.sources\.a"):
         source("a", [])
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
+@settings(max_examples=80, deadline=None)
+def test_layouts_hold_every_sample_once(sizes):
+    for layout in (apart, together, in_one_row):
+        assert sorted(i for row in layout(sizes) for i in row) == list(range(len(sizes)))
+    assert max(sum(sizes[i] for i in row) for row in together(sizes)) <= max(sizes)

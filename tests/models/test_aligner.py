@@ -50,6 +50,13 @@ def test_logits_equal_transformers(ours, folder, waveforms):
         found = ours.slot_logits(batch, batch["input_ids"] == prompts.slot_id)
     assert found.shape == (2 * sum(map(len, words)), 250)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    rows = [[3, 1], [0, 2, 4]]
+    packed = collate_slots(examples, prompts.pad_id, rows)
+    with torch.no_grad():
+        ordered = ours.slot_logits(packed, packed["input_ids"] == prompts.slot_id)
+    parts = found.split([2 * len(units) for units in words])
+    torch.testing.assert_close(ordered, torch.cat([parts[i] for row in rows for i in row]),
+                               rtol=1e-4, atol=1e-4)
 
 
 def test_what_it_is_made_of(ours, model, folder, processor):

@@ -61,6 +61,25 @@ def test_text_among_speech_changes_nothing_of_it(model, examples, processor):
     torch.testing.assert_close(both[1], speech[1])
 
 
+@pytest.mark.parametrize("rows", [[[0, 1, 2, 3, 4, 5]], [[4, 1], [5, 0], [3, 2]]])
+def test_samples_in_one_row_give_the_losses_and_gradients_of_rows_of_their_own(
+        model, examples, processor, rows):
+    prompts = PromptBuilder(processor.tokenizer)
+    written = Example(torch.zeros(0, 128), prompts.written_prompt("the light", "turn"),
+                      prompts.target("light", "English"))
+    found = []
+    for layout in (None, rows):
+        model.zero_grad()
+        batch = collate([*examples, written], processor.tokenizer.pad_token_id, layout)
+        loss, ctc = model.target_loss(batch, with_ctc=True)
+        (loss + ctc).backward()
+        found.append((loss.detach(), ctc.detach(), [p.grad.clone() for p in model.parameters()]))
+    assert batch["input_ids"].shape[0] == len(rows)
+    apart, packed = found
+    torch.testing.assert_close(packed, apart, rtol=1e-4, atol=1e-4)
+    assert apart[1] > 0
+
+
 def test_text_alone_is_qwen3s(model, processor):
     """Logits of a text prompt equal those of the language model by itself."""
     prompts = PromptBuilder(processor.tokenizer)

@@ -107,8 +107,8 @@ class Fragile(TrainingModule):
 
     def __init__(self, bad_steps: set[int], limit: int):
         super().__init__(nn.Linear(1, 1), {
-            "lr": 0.1, "betas": [0.9, 0.98], "weight_decay": 0.0, "warmup_steps": 0,
-            "schedule": "constant", "final_lr_share": 0.0, "decay_share": 0.1},
+            "name": "adamw", "lr": 0.1, "betas": [0.9, 0.98], "weight_decay": 0.0,
+            "warmup_steps": 0, "schedule": "constant", "final_lr_share": 0.0, "decay_share": 0.1},
             {"max_nonfinite_steps": limit, "log_every": 1}, seed=0)
         self.bad_steps = bad_steps
         for parameter in self.model.parameters():
@@ -126,7 +126,7 @@ def fit(module, folder, steps=6):
                     "accelerator": "cpu", "checkpoint_every": 0, "keep_checkpoints": 1,
                     "validate_every": 0, "progress": False, "deterministic": False},
         "strategy": {"name": "single", "devices": 1, "num_nodes": 1},
-        "logger": {"name": "none"}})
+        "stage": {"optimizer": {"name": "adamw"}}, "logger": {"name": "none"}})
     entry = Entry("shard", "utt7", (0, 0), None, None, 1.0, None)
     batches = [{"inputs": {"x": torch.ones(1, 1), "step": step},
                 "meta": {"target_tokens": 1, "entries": [entry], "padding": 0.0, "skipped": []}}

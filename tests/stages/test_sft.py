@@ -75,7 +75,9 @@ def test_killed_and_resumed_is_bitwise_the_same(command_line, uninterrupted, tmp
 @pytest.mark.parametrize(("before", "after"), [
     (["strategy=ddp", "strategy.devices=2"], []),
     (["strategy=zero2", "strategy.devices=2"], ["strategy=zero3", "strategy.devices=2"]),
-], ids=["ddp-to-one-process", "zero2-to-zero3"])
+    (["stage.optimizer.name=muon", "strategy=ddp", "strategy.devices=2"],
+     ["stage.optimizer.name=muon"]),
+], ids=["ddp-to-one-process", "zero2-to-zero3", "muon"])
 def test_resumed_on_other_ranks_and_strategies(command_line, tmp_path, before, after):
     command_line("stage=sft", *STEPS, f"run_dir={tmp_path / 'a'}", *before,
                  "trainer.keep_checkpoints=9")
