@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from data_prep.align_teachers.options import filters_of, run_teacher, teacher_parser, to_stderr
 from data_prep.align_teachers.relabel import Sample, Summary, Teacher, relabel
-from data_prep.align_teachers.times import EXTENSIONS, Words, ctm_words, read_text, read_times
-from qwen3asr_train.errors import DataError, UserError
+from data_prep.align_teachers.times import EXTENSIONS, Words, ctm_words, read_text, times_or_reason
+from qwen3asr_train.errors import UserError
 
 _DESCRIPTION = """\
 Give the samples of shards the word times of an aligner, or of a person. --times is a folder, with
@@ -52,22 +52,14 @@ def teacher_of_files(path: Path) -> Teacher:
         files.setdefault(file.stem, file)
 
     def teacher(samples: Sequence[Sample]) -> list[Words | str]:
-        return [_read(_by_key(files, sample.entry.key)) for sample in samples]
+        return [times_or_reason(_by_key(files, sample.entry.key), "no times")
+                for sample in samples]
 
     return teacher
 
 
 def _by_key(table: dict, key: str):
     return table.get(key, table.get(PurePosixPath(key).name))
-
-
-def _read(path: Path | None) -> Words | str:
-    if path is None:
-        return "no times"
-    try:
-        return read_times(path)
-    except DataError as error:
-        return str(error)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_prep.align_teachers.options import filters_of, run_teacher, teacher_parser, to_stderr
 from data_prep.align_teachers.relabel import Sample, Summary, Teacher, relabel
-from data_prep.align_teachers.times import Words, read_times
+from data_prep.align_teachers.times import Words, times_or_reason
 from data_prep.samples import make_key
 from qwen3asr_train.data.audio import decode, encode
 from qwen3asr_train.errors import DataError, UserError
@@ -71,7 +71,8 @@ def mfa_teacher(program: str, acoustic: str, args: Namespace) -> Teacher:
                      *g2p, "--num_jobs", str(args.jobs), "--temporary_directory",
                      str(Path(folder, "work")), "--clean", "--output_format", "long_textgrid"])
             found = {path.stem: path for path in aligned.rglob("*.TextGrid")}
-            return [_times(found.get(name)) if name else "undecodable audio" for name in names]
+            return [times_or_reason(found.get(name), "MFA found no alignment") if name else
+                    "undecodable audio" for name in names]
 
     return teacher
 
@@ -119,15 +120,6 @@ def run_mfa(command: list[str]) -> None:
         said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise UserError(f"mfa {command[1]} failed ({done.returncode}): "
                         f"{' / '.join(said[-_ERROR_LINES:]) or 'without a word'}")
-
-
-def _times(path: Path | None) -> Words | str:
-    if path is None:
-        return "MFA found no alignment"
-    try:
-        return read_times(path)
-    except DataError as error:
-        return str(error)
 
 
 if __name__ == "__main__":

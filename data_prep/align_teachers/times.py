@@ -22,6 +22,16 @@ EXTENSIONS = (".textgrid", ".ctm", ".txt", ".json")
 Words = list[list]
 
 
+def times_or_reason(path: Path | None, missing: str) -> Words | str:
+    """Words of a file; ``missing`` for none, and what is wrong with a bad one."""
+    if path is None:
+        return missing
+    try:
+        return read_times(path)
+    except DataError as error:
+        return str(error)
+
+
 def read_times(path: Path) -> Words:
     """Words of one recording by the file's extension (any case)."""
     kind = path.suffix.lower()

@@ -38,13 +38,11 @@ class MetricsFile(Logger):
 
     def rewind(self, step: int) -> None:
         """Drop rows after ``step``: a resumed run writes them again, a new one begins empty."""
-        if self.path.is_file():
-            rows = [row for row in read_history(self.path) if row["step"] <= step]
-            write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        rewind(self.path, step)
 
 
 def read_history(path: Path) -> list[dict]:
-    """Rows of metrics.jsonl; a last line cut short by a kill is left out."""
+    """Rows of a JSONL file; a last line cut short by a kill is left out."""
     rows = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -53,6 +51,14 @@ def read_history(path: Path) -> list[dict]:
             except ValueError:
                 break
     return rows
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drop the rows of a history, if there is one, that came after ``step``."""
+    if path.is_file():
+        rows = [row for row in read_history(path) if row["step"] <= step]
+        write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n"
+                                       for row in rows))
 
 
 def write_metrics(path: Path, metrics: dict[str, float]) -> None:

@@ -12,12 +12,11 @@ import logging
 import time
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
-from qwen3asr_train.runtime.checkpoint import checkpoints
+from qwen3asr_train.runtime.checkpoint import AtomicCheckpointIO, checkpoints
 from qwen3asr_train.runtime.metrics import write_atomically
 from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
 from qwen3asr_train.stages.finish import finish_run
@@ -105,7 +104,7 @@ def train_pass(config: DictConfig, run_dir: Path, model, reader, sources: dict[s
     folder, options = run_dir / one.folder, pass_config(config, one)
     done = folder / "pass.json"
     if config.resume and done.is_file():
-        newest = torch.load(checkpoints(folder / "checkpoints")[-1], weights_only=True)
+        newest = AtomicCheckpointIO().load_checkpoint(checkpoints(folder / "checkpoints")[-1])
         model.load_state_dict({name.removeprefix("model."): value
                                for name, value in newest["state_dict"].items()})
         log.info("%s/%s: done before", one.phase, one.name)

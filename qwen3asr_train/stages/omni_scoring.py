@@ -18,7 +18,7 @@ from qwen3asr_train.evaluation.metrics import Utterance, score
 from qwen3asr_train.evaluation.text import split_output
 from qwen3asr_train.models.omni import OmniModel
 from qwen3asr_train.runtime.metrics import write_atomically
-from qwen3asr_train.stages.scoring import utterance_of
+from qwen3asr_train.stages.scoring import scoring_device, utterance_of
 
 
 def score_sources(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: data.SampleReader,
@@ -31,8 +31,7 @@ def score_sources(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: 
     figures, transcripts = {}, []
     options = config.stage.evaluation
     training, home = model.training, model.device
-    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    model.eval().to("cuda" if on_gpu else home)
+    model.eval().to(scoring_device(config))
     for name, shards in sources.items():
         entries = [e for path in shards for e in read_entries(path)][:options.samples]
         task = reader.tasks.task_of(*_first(reader, entries[0]))

@@ -7,7 +7,6 @@ transformers checkpoint folder, scored on the test set as after SFT.
 """
 
 import json
-import time
 from pathlib import Path
 
 import torch
@@ -16,55 +15,35 @@ from transformers import Qwen3ASRProcessor
 
 from qwen3asr_train.data import augment
 from qwen3asr_train.data.dataset import SpeechDataset, StepLoader, loader
-from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.data.rollouts import RolloutLoader, rollout_cells
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.policy import answer_log_probs
 from qwen3asr_train.objectives.gspo import policy_loss
 from qwen3asr_train.objectives.rewards import RewardSum
-from qwen3asr_train.runtime.metrics import write_atomically
-from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
-from qwen3asr_train.stages.finish import finish_run
-from qwen3asr_train.stages.fit import RecogniserModule, SpeechData, fit, scored_entries
+from qwen3asr_train.runtime.metrics import read_history, rewind
+from qwen3asr_train.stages.fit import RecogniserModule, SpeechData
 from qwen3asr_train.stages.rollout import Group, Roller
-from qwen3asr_train.stages.scoring import gather_lists, score_entries
-from qwen3asr_train.stages.setup import add_lora, build_contexts, build_recogniser, resolve_data
-from qwen3asr_train.stages.sft import export
+from qwen3asr_train.stages.scoring import gather_lists
+from qwen3asr_train.stages.sft import train_recogniser
+
+ANSWERS = "rollouts.jsonl"
+"""Some of the answers to each rollout, in the run folder."""
 
 SHOWN_GROUPS = 4
-"""Utterances of each rollout whose answers are kept in ``rollouts.jsonl``."""
+"""Utterances of each rollout whose answers are kept there."""
 
 
 def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     """Train, save ``RUN/model``, score the test set, write report and metrics; returns these."""
-    started = time.perf_counter()
     if config.stage.init_from is None:
         raise UserError("stage=rl goes on from a recogniser: init_from=RUN/model")
     rewards = RewardSum.of(OmegaConf.to_container(config.stage.rewards),
                            config.stage.own_rewards)
-    splits = resolve_data(config.data)
-    model, processor = build_recogniser(config, splits.all_train)
-    adapters = add_lora(model, config.model.lora)
-    module = PolicyModule(model, processor, config, rewards, run_dir)
-    data = PolicyData(splits, PromptBuilder(processor.tokenizer), config,
-                      build_contexts(config, splits.all_train))
-    fitted = fit(config, run_dir, module, data, started)
-    trained = time.perf_counter()
-
-    weights = gather_weights(model)
-    if fitted.trainer.is_global_zero:
-        export(model, processor, adapters, weights, run_dir / "model")
-    fitted.trainer.strategy.barrier()
-    results = []
-    if entries := scored_entries(splits, config):
-        finished, processor = asr.load(str(run_dir / "model"))
-        results = score_entries(finished, processor, entries, config, *rank_and_size())
-    fitted.timings["testing"] = time.perf_counter() - trained
-    if not fitted.trainer.is_global_zero:
-        return {}
-    return finish_run(config, run_dir, fitted.metrics, results, fitted.history, fitted.timings,
-                      answers=read_answers(run_dir / "rollouts.jsonl"))
+    return train_recogniser(
+        config, run_dir,
+        lambda model, processor: PolicyModule(model, processor, config, rewards, run_dir),
+        PolicyData, lambda: {"answers": read_history(run_dir / ANSWERS)})
 
 
 class PolicyData(SpeechData):
@@ -93,7 +72,7 @@ class PolicyModule(RecogniserModule):
                  rewards: RewardSum, run_dir: Path):
         super().__init__(model, processor.tokenizer, config, lr=config.stage.optimizer.lr,
                          ctc_weight=0.0)
-        self._options, self._answers = config.stage, run_dir / "rollouts.jsonl"
+        self._options, self._answers = config.stage, run_dir / ANSWERS
         self.roller = Roller(model, processor, config, rewards)
         # in a list: no part of this module, and so of its checkpoints
         self._reference = [asr.load(str(config.stage.init_from),
@@ -104,9 +83,8 @@ class PolicyModule(RecogniserModule):
     def on_train_start(self) -> None:
         """Begin the kept answers, like the history, at this step."""
         super().on_train_start()
-        if self.trainer.is_global_zero and self._answers.is_file():
-            kept = [row for row in read_answers(self._answers) if row["step"] <= self.global_step]
-            write_atomically(self._answers, "".join(_line(row) for row in kept))
+        if self.trainer.is_global_zero:
+            rewind(self._answers, self.global_step)
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         """At the first micro-batch of a rollout: roll out all of them."""
@@ -169,11 +147,11 @@ class PolicyModule(RecogniserModule):
             return
         with open(self._answers, "a", encoding="utf-8") as file:
             for _, group in self._groups[:SHOWN_GROUPS]:
-                file.write(_line({
+                file.write(json.dumps({
                     "step": self.global_step + 1, "key": group.entry.key,
                     "language": group.record.get("language"), "reference": group.record["text"],
                     "context": group.context.text, "answers": group.texts,
-                    "rewards": group.rewards, "parts": group.parts}))
+                    "rewards": group.rewards, "parts": group.parts}, ensure_ascii=False) + "\n")
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """With the optimiser's state, the answers that later steps of the rollout train on."""
@@ -193,18 +171,3 @@ def _padded(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Answers' tokens one after the other ``(tokens,)`` -> ``mask``'s shape, 0 elsewhere."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(
         mask, values)
-
-
-def _line(row: dict) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def read_answers(path: Path) -> list[dict]:
-    """What ``rollouts.jsonl`` holds; the last line of a killed process may be cut."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows

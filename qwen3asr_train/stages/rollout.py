@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +141,7 @@ class Roller:
         groups = self._groups(batch)
         limits = [min(self.sampling.max_new_tokens, self.guard.limit(g.entry.duration))
                   for g in groups] or [1]
-        sampling = Sampling(self.sampling.group, self.sampling.temperature, max(limits))
+        sampling = replace(self.sampling, max_new_tokens=max(limits))
         names = [f"{group.name}/answers" for group in groups]
         audio = None
         if not self.server or self.frozen_audio:
@@ -278,22 +278,23 @@ class Roller:
     def _figures(self, groups: list[Group], tally: Counter, seconds: float) -> dict[str, float]:
         """Means over the answers of all ranks; shares that would give reward hacking away."""
         ends = set(self.model.generation_config.eos_token_id)
-        sums: Counter = Counter(answers=0, utterances=len(groups), seconds=0.0)
         names = ["reward", "length", "length_ratio", "empty", "unfinished", "deviation",
                  *(f"reward/{name}" for name in self.rewards.functions)]
-        sums |= dict.fromkeys(names, 0.0)
+        sums = dict.fromkeys([*names, "answers"], 0.0) | {"utterances": float(len(groups))}
         for group in groups:
             said = max(1, len(group.record["text"]))
             for (tokens, _), text, reward in zip(group.answers, group.texts, group.rewards,
                                                  strict=True):
                 words = split_output(text)[1]
-                sums.update({"answers": 1, "reward": reward, "length": len(tokens),
-                             "length_ratio": len(words) / said, "empty": float(not words),
-                             "unfinished": float(tokens[-1] not in ends)})
-            sums.update({f"reward/{name}": sum(values) for name, values in group.parts.items()})
+                for name, value in {
+                        "answers": 1, "reward": reward, "length": len(tokens),
+                        "length_ratio": len(words) / said, "empty": not words,
+                        "unfinished": tokens[-1] not in ends}.items():
+                    sums[name] += value
+            for name, values in group.parts.items():
+                sums[f"reward/{name}"] += sum(values)
             sums["deviation"] += float(np.std(group.rewards))
-        keys = [*names, "answers", "utterances"]
-        totals = dict(zip(keys, sum_over_ranks(*(float(sums[key]) for key in keys)), strict=True))
+        totals = dict(zip(sums, sum_over_ranks(*sums.values()), strict=True))
         row = {f"rollout/{name}": totals[name] / max(1.0, totals["answers"]) for name in names}
         row["rollout/deviation"] = totals["deviation"] / max(1.0, totals["utterances"])
         met = sum_over_ranks(*(float(tally[k]) for k in ("met", "flat", "replaced", "dropped")))

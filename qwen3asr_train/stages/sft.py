@@ -6,6 +6,7 @@ is scored with exactly that folder.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -32,14 +33,27 @@ LORA_LR = 1e-4
 
 def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     """Train, save ``RUN/model``, score the test set, write report and metrics; returns these."""
+    return train_recogniser(config, run_dir, lambda model, processor: RecogniserModule(
+        model, processor.tokenizer, config, lr=learning_rate(config),
+        ctc_weight=ctc_weight(config)))
+
+
+def train_recogniser(
+        config: DictConfig, run_dir: Path,
+        module_of: Callable[[asr.Recogniser, Qwen3ASRProcessor], RecogniserModule],
+        data_of: type[SpeechData] = SpeechData, sections: Callable[[], dict] = dict,
+        ) -> dict[str, float]:
+    """The course of a stage that trains a recogniser, as its module and its data say.
+
+    ``sections``: further parts of the report, asked for at the end.
+    """
     started = time.perf_counter()
     splits = resolve_data(config.data)
     model, processor = build_recogniser(config, splits.all_train)
     adapters = add_lora(model, config.model.lora)
-    module = RecogniserModule(model, processor.tokenizer, config, lr=learning_rate(config),
-                              ctc_weight=ctc_weight(config))
-    data = SpeechData(splits, PromptBuilder(processor.tokenizer), config,
-                      build_contexts(config, splits.all_train))
+    module = module_of(model, processor)
+    data = data_of(splits, PromptBuilder(processor.tokenizer), config,
+                   build_contexts(config, splits.all_train))
     fitted = fit(config, run_dir, module, data, started)
     trained = time.perf_counter()
 
@@ -54,7 +68,8 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     fitted.timings["testing"] = time.perf_counter() - trained
     if not fitted.trainer.is_global_zero:
         return {}
-    return finish_run(config, run_dir, fitted.metrics, results, fitted.history, fitted.timings)
+    return finish_run(config, run_dir, fitted.metrics, results, fitted.history, fitted.timings,
+                      **sections())
 
 
 def learning_rate(config: DictConfig) -> float:
