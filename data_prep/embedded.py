@@ -5,8 +5,8 @@
 Sentences come from small closed grammars (:mod:`data_prep.sentences`), voices from espeak-ng
 (:mod:`data_prep.espeak`). Validation and test hold sentences *and* voice variants that training
 never uses; which sentence goes where follows from a hash of its text. On request some samples are
-two voices that take turns, hold a name of several spellings, or are sounds
-(:mod:`data_prep.sounds`). A corpus lies in a folder named by the hash of its config and is checked
+two voices that take turns, hold a name of several spellings, are sounds (:mod:`data_prep.sounds`)
+or many clips joined. A corpus lies in a folder named by the hash of its config and is checked
 when it is used; a damaged one is made again.
 """
 
@@ -30,7 +30,8 @@ from rich.progress import Progress
 from data_prep.espeak import INTELLIGIBLE_VARIANTS, Espeak, EspeakNotInstalled
 from data_prep.sentences import DOMAINS, LANGUAGES, SpelledSentence, sentence, spelled_sentence
 from data_prep.sounds import KINDS, make_sound
-from qwen3asr_train.data.audio import SAMPLE_RATE, encode, to_mono_16k
+from qwen3asr_train.data.audio import SAMPLE_RATE, decode, encode, to_mono_16k
+from qwen3asr_train.data.augment_join import concatenate
 from qwen3asr_train.data.plan import sample_rng, sample_seed
 from qwen3asr_train.data.shards import ShardWriter, read_summary
 from qwen3asr_train.errors import DataError, UserError
@@ -63,6 +64,7 @@ class Corpus:
     conversation_share: float = 0.0
     entity_share: float = 0.0
     text_share: float = 0.0
+    joined_clips: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,6 +77,9 @@ class Corpus:
         if min(shares) < 0 or sum(shares) > 1:
             raise UserError("data.corpus.sound_share, conversation_share and text_share: between 0 "
                             "and 1, also together")
+        if self.joined_clips < 1 or (self.joined_clips > 1 and self.text_share):
+            raise UserError(f"data.corpus.joined_clips={self.joined_clips}: at least 1, "
+                            "and 1 where there is text alone")
         if not 0 <= self.entity_share <= 1:
             raise UserError(f"data.corpus.entity_share={self.entity_share}: between 0 and 1")
         for kind, given, known in (("languages", self.languages, LANGUAGES),
@@ -123,6 +128,8 @@ def draw_spelled(language: str, split: str, rng: np.random.Generator) -> Spelled
 def make_sample(corpus: Corpus, split: str, number: int) -> tuple[str, dict, bytes | None]:
     """Key, record and wav bytes (None: text alone) of one sample; a pure function of its
     arguments."""
+    if corpus.joined_clips > 1:
+        return _joined(corpus, split, number)
     rng = sample_rng(corpus.seed, 0, f"{split}/{number}")
     place = sample_seed(corpus.seed, 0, f"{split}/{number}/kind") / 2**64
     if place < corpus.sound_share:
@@ -137,6 +144,18 @@ def make_sample(corpus: Corpus, split: str, number: int) -> tuple[str, dict, byt
     record |= {"source": "embedded", "duration": round(len(waveform) / SAMPLE_RATE, 4)}
     # wav: decoding costs nothing, and the corpus is small
     return f"{split}-{number:06d}", record, encode(np.clip(waveform, -1, 1), "wav")
+
+
+def _joined(corpus: Corpus, split: str, number: int) -> tuple[str, dict, bytes]:
+    """Clips of one language one after the other: those that a corpus of single ones would hold."""
+    single, languages = replace(corpus, joined_clips=1), len(corpus.languages)
+    block, language = divmod(number, languages)
+    clips = [make_sample(single, split, (block * corpus.joined_clips + i) * languages + language)
+             for i in range(corpus.joined_clips)]
+    record, waveform = concatenate(
+        [(record, decode(audio, name=key)) for key, record, audio in clips],
+        sample_rng(corpus.seed, 0, f"{split}/{number}/pauses"), corpus.pause_seconds)
+    return f"{split}-{number:06d}", record, encode(waveform, "wav")
 
 
 @cache

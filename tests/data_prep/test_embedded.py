@@ -1,6 +1,7 @@
 """Sounds and conversations of the embedded corpus."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import soundfile
 
 from data_prep.embedded import SPLITS, Corpus, make_sample, voices
 from data_prep.sounds import KINDS, make_sound
+from qwen3asr_train.data.audio import decode
+from qwen3asr_train.data.augment_join import join_texts
 from qwen3asr_train.errors import UserError
 
 
@@ -133,3 +136,22 @@ def test_sounds_are_finite_of_the_length_asked_for_and_repeatable(kind):
 def test_shares_beyond_one_are_refused():
     with pytest.raises(UserError, match="sound_share"):
         Corpus(sound_share=0.6, conversation_share=0.6)
+
+
+def test_joined_samples_are_the_clips_of_the_corpus_without_joins():
+    single = Corpus(languages=("English", "Chinese"), test_samples=6, pause_seconds=(0.3, 0.8))
+    joined = replace(single, joined_clips=3, test_samples=2)
+    for number, language in enumerate(single.languages):
+        clips = [make_sample(single, "test", n) for n in range(number, 6, 2)]
+        key, record, audio = make_sample(joined, "test", number)
+        assert (key, record["language"]) == (f"test-{number:06d}", language)
+        assert record["text"] == join_texts([clip["text"] for _, clip, _ in clips])
+        waveform, words = decode(audio), iter(record["words"])
+        for _, clip, sound in clips:
+            sound, ours = decode(sound), [next(words) for _ in clip["words"]]
+            assert [word[0] for word in ours] == [word[0] for word in clip["words"]]
+            begin = round((ours[0][1] - clip["words"][0][1]) * 16_000)
+            np.testing.assert_allclose(waveform[begin:begin + len(sound)], sound, atol=1e-4)
+        assert not list(words)
+    with pytest.raises(UserError, match="joined_clips"):
+        Corpus(joined_clips=0)
