@@ -21,9 +21,14 @@ from transformers.models.qwen3_asr.modeling_qwen3_asr import (
     Qwen3ASREncoder,
 )
 
+from qwen3asr_train.models.strided_winograd import three_convolutions
+
 SLICE_BYTES = {"cpu": 24 << 20, "cuda": 256 << 20}
 """Size of a slice's largest activation. On CPU, glibc maps blocks above 32 MiB anew each time, and
 their page faults took a quarter of the convolutions' time."""
+
+WINOGRAD_CHANNELS = 128
+"""Channels from which on convolutions on CPU are done in :mod:`strided_winograd`'s way."""
 
 
 @dataclass
@@ -120,6 +125,9 @@ class ConvolutionStem(nn.Conv2d):
         ``second``, ``third``: weight and bias; ``size``: chunks in a slice; ``kept``: chunks
         after which a slice's first activations are computed again in the backward pass.
         """
+        if _pays(chunks, self.weight, second[0]):
+            hidden = three_convolutions(chunks, (self.weight, self.bias), second, third, size, kept)
+            return F.gelu(hidden).transpose(1, 2).transpose(2, 3).flatten(2)
         slices = self._slices(chunks.to(self.weight.dtype).split(size), second, third, kept)
         if torch.is_grad_enabled():
             return torch.cat(list(slices))
@@ -142,6 +150,13 @@ class ConvolutionStem(nn.Conv2d):
                                     preserve_rng_state=False)
             hidden = F.gelu(F.conv2d(F.gelu(hidden), *third, stride=2, padding=1))
             yield hidden.permute(0, 3, 1, 2).flatten(2)
+
+
+def _pays(chunks: Tensor, weight: Tensor, second: Tensor) -> bool:
+    """Whether :func:`three_convolutions` is faster: on CPU, in float32, of many channels."""
+    return (weight.device.type == "cpu" and weight.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu") and not chunks.requires_grad
+            and min(second.shape[:2]) >= WINOGRAD_CHANNELS)
 
 
 def _first_two(mel: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor
