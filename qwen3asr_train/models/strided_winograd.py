@@ -14,7 +14,7 @@ Everything is channels last. A frame is a zero margin: one row and column before
 many after them as make ``4 * tiles + 1``.
 """
 
-from itertools import product
+from itertools import islice, product
 
 import torch
 import torch.nn.functional as F
@@ -46,91 +46,49 @@ class _ThreeConvolutions(torch.autograd.Function):
     def forward(ctx, images: Tensor, size: int, kept: int | None, weight1: Tensor, bias1: Tensor,
                 weight2: Tensor, bias2: Tensor, weight3: Tensor, bias3: Tensor) -> Tensor:
         first = torch.cat([weight1.flatten(1), bias1[:, None]], 1)
-        second, third = _Convolution(weight2, bias2), _Convolution(weight3, bias3)
-        height, width = ((length + 7) // 8 for length in images.shape[1:])
-        outputs = images.new_empty(len(images), height, width, len(bias3))
-        ctx.layers, ctx.size, ctx.saved, done = (first, second, third), size, [], 0
-        for slice_images, place in zip(images.split(size), outputs.split(size), strict=True):
-            done += len(slice_images)
-            patches, shape = _patches(slice_images)
-            transformed2 = _transform(F.linear(patches, first), shape)
-            hidden, inner = _framed(bias2, len(patches), *((length + 1) // 2 for length in shape))
-            second.multiply(transformed2, inner)
-            transformed3 = _transform(hidden, inner.shape[1:3])
-            third.multiply(transformed3, place)
+        second, third = _transform_weight(weight2), _transform_weight(weight3)
+        outputs = images.new_empty(len(images), *(-(-length // 8) for length in images.shape[1:]),
+                                   len(bias3))
+        patches = _patches(images)
+        hidden1 = images.new_empty(min(size, len(images)), *patches.shape[1:3], len(bias1))
+        saved, done = [patches], 0
+        for part, place in zip(patches.split(size), outputs.split(size), strict=True):
+            done += len(part)
+            activated = hidden1[:len(part)]
+            torch.mm(part.flatten(0, 2), first.T, out=activated.flatten(0, 2))
+            transformed2 = _transform(torch.ops.aten.gelu_(activated))
+            hidden, inner = _framed(bias2, len(part), *(-(-n // 4) for n in images.shape[1:]))
+            _multiply(transformed2, second, bias2, inner)
+            transformed3 = _transform(F.gelu(hidden))
+            _multiply(transformed3, third, bias3, place)
             if kept is not None:
-                ctx.saved.append((patches, shape, transformed2 if done <= kept else None, hidden,
-                                  transformed3))
+                saved += [hidden, *transformed3,
+                          *(transformed2 if done <= kept else [None] * 9)]
+        ctx.size, ctx.inner = size, inner.shape[1:3]
+        ctx.save_for_backward(first, *second, *third, *saved)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (first, second, third), by_first = ctx.layers, None
-        second.start()
-        third.start()
-        for saved, part in zip(ctx.saved, gradient.split(ctx.size), strict=True):
-            patches, shape, transformed2, hidden, transformed3 = saved
-            part = third.back(part, transformed3)
+        saved = iter(ctx.saved_tensors)
+        first, *weights = islice(saved, 19)
+        patches = next(saved)
+        by_first, by_second, by_third = torch.zeros_like(first), [], []
+        for part, part_patches in zip(gradient.split(ctx.size), patches.split(ctx.size),
+                                      strict=True):
+            hidden, *transformed = islice(saved, 19)
+            part = _multiply_back(part, transformed[:9], weights[9:], by_third)
+            part = _inside(torch.ops.aten.gelu_backward(part, hidden), *ctx.inner)
+            hidden = F.linear(part_patches, first)
+            if transformed[9] is None:
+                transformed[9:] = _transform(F.gelu(hidden))
+            part = _multiply_back(part, transformed[9:], weights[:9], by_second)
             part = torch.ops.aten.gelu_backward(part, hidden)
-            part = _inside(part, *((length + 1) // 2 for length in shape))
-            hidden = F.linear(patches, first)
-            part = second.back(part, transformed2 or _transform(hidden, shape))
-            part = torch.ops.aten.gelu_backward(part, hidden).flatten(0, 2)
-            part = part.T @ patches.flatten(0, 2)
-            by_first = part if by_first is None else by_first.add_(part)
+            by_first.addmm_(part.flatten(0, 2).T, part_patches.flatten(0, 2))
         return (None, None, None, by_first[:, :9].reshape(-1, 1, 3, 3), by_first[:, 9],
-                *second.gradients(), *third.gradients())
-
-
-class _Convolution:
-    """Transformed weight of one convolution, and the gradients summed so far."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.weight, self.bias = _transform_weight(weight), bias
-        self.by_weight: list[Tensor] = []
-        self.by_bias: Tensor | None = None
-
-    def multiply(self, transformed: list[Tensor], outputs: Tensor) -> None:
-        """Nine matrices of :func:`_transform` -> ``outputs`` ``(n, height, width, out)``."""
-        n, height, width, _ = outputs.shape
-        tiles = n, (height + 1) // 2, (width + 1) // 2
-
-        def add(index: int, to: Tensor) -> Tensor:
-            return torch.addmm(to, transformed[index], self.weight[index])
-
-        centre = add(4, self.bias)
-        rows = add(1, centre), add(7, centre)
-        for column in range(2):
-            shared = transformed[3 + 2 * column] @ self.weight[3 + 2 * column]
-            for row in range(2):
-                place = outputs[:, row::2, column::2]
-                total, rest = (matrix.view(*tiles, -1)[:, :place.shape[1], :place.shape[2]]
-                               for matrix in (add(6 * row + 2 * column, shared), rows[row]))
-                torch.add(total, rest, out=place)
-
-    def start(self) -> None:
-        """Forget gradients."""
-        self.by_weight, self.by_bias = [], None
-
-    def back(self, gradient: Tensor, transformed: list[Tensor]) -> Tensor:
-        """Gradient of the outputs -> of the framed inputs; adds to those of weight and bias."""
-        sums = _spread(gradient)
-        if self.by_weight:
-            for total, left, right in zip(self.by_weight, transformed, sums, strict=True):
-                total.addmm_(left.T, right)
-            self.by_bias += sums[4].sum(0)
-        else:
-            self.by_weight = [left.T @ right for left, right in
-                              zip(transformed, sums, strict=True)]
-            self.by_bias = sums[4].sum(0)
-        tiles = len(gradient), (gradient.shape[1] + 1) // 2, (gradient.shape[2] + 1) // 2
-        return _transform_back([right @ weight.T for right, weight in
-                                zip(sums, self.weight, strict=True)], tiles)
-
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        """Of weight ``(out, in, 3, 3)`` and bias."""
-        return _transform_weight_back(self.by_weight), self.by_bias
+                _transform_weight_back(by_second[:9]), by_second[9],
+                _transform_weight_back(by_third[:9]), by_third[9])
 
 
 def _tiles(length: int) -> int:
@@ -150,17 +108,16 @@ def _inside(framed: Tensor, height: int, width: int) -> Tensor:
     return framed[:, 1:height + 1, 1:width + 1]
 
 
-def _patches(images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Framed inputs of the first convolution, ``(n, rows, columns, 10)``, and its outputs' size.
+def _patches(images: Tensor) -> Tensor:
+    """Framed inputs of the first convolution, ``(n, rows, columns, 10)``.
 
     The tenth is 1, to multiply the bias; all are 0 in the frame, so that the outputs are.
     """
-    patches = F.pad(images, (1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2)
-    height, width = patches.shape[1:3]
-    framed, inner = _framed(images.new_empty(10), len(images), height, width)
-    inner[..., :9] = patches.flatten(3)
+    patches = F.pad(images, (1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)
+    framed, inner = _framed(images.new_empty(10), *patches.shape[:3])
+    inner[..., :9] = patches
     inner[..., 9] = 1
-    return framed, (height, width)
+    return framed
 
 
 def _transform_weight(weight: Tensor) -> list[Tensor]:
@@ -193,12 +150,12 @@ def _places(matrices: list[Tensor], axis: int) -> list[list[Tensor]]:
     return places
 
 
-def _transform(framed: Tensor, shape: tuple[int, int]) -> list[Tensor]:
-    """GELU of framed inputs -> nine matrices ``(tiles, inputs * in)``."""
-    tiles = len(framed), *map(_tiles, shape)
+def _transform(framed: Tensor) -> list[Tensor]:
+    """Framed inputs -> nine matrices ``(tiles, inputs * in)``."""
+    tiles = len(framed), framed.shape[1] // 4, framed.shape[2] // 4
     matrices = [framed.new_empty(*tiles, count * framed.shape[3])
                 for count in (4, 2, 4, 2, 1, 2, 4, 2, 4)]
-    a, b, c, d, e = F.gelu(framed).unfold(1, 5, 4).unbind(-1)
+    a, b, c, d, e = framed.unfold(1, 5, 4).unbind(-1)
     for row, place in zip((a - c, b, c, e - c, d), _places(matrices, 3), strict=True):
         a, b, c, d, e = row.unfold(2, 5, 4).unbind(-1)
         torch.sub(a, c, out=place[0])
@@ -207,6 +164,44 @@ def _transform(framed: Tensor, shape: tuple[int, int]) -> list[Tensor]:
         torch.sub(e, c, out=place[3])
         place[4].copy_(d)
     return [matrix.flatten(0, 2) for matrix in matrices]
+
+
+def _multiply(transformed: list[Tensor], weight: list[Tensor], bias: Tensor, outputs: Tensor
+              ) -> None:
+    """The nine products, added up to ``outputs`` ``(n, height, width, out)``."""
+    n, height, width, _ = outputs.shape
+    tiles = n, (height + 1) // 2, (width + 1) // 2
+
+    def add(index: int, to: Tensor) -> Tensor:
+        return torch.addmm(to, transformed[index], weight[index])
+
+    centre = add(4, bias)
+    rows = add(1, centre), add(7, centre)
+    for column in range(2):
+        shared = transformed[3 + 2 * column] @ weight[3 + 2 * column]
+        for row in range(2):
+            place = outputs[:, row::2, column::2]
+            total, rest = (matrix.view(*tiles, -1)[:, :place.shape[1], :place.shape[2]]
+                           for matrix in (add(6 * row + 2 * column, shared), rows[row]))
+            torch.add(total, rest, out=place)
+
+
+def _multiply_back(gradient: Tensor, transformed: list[Tensor], weight: list[Tensor],
+                   totals: list[Tensor]) -> Tensor:
+    """Gradient of the outputs -> of the framed inputs.
+
+    Adds gradients of the nine matrices of the weight, and of the bias, to ``totals``.
+    """
+    sums = _spread(gradient)
+    if totals:
+        for total, left, right in zip(totals, transformed, sums, strict=False):
+            total.addmm_(left.T, right)
+        totals[9] += sums[4].sum(0)
+    else:
+        totals += [left.T @ right for left, right in zip(transformed, sums, strict=True)]
+        totals.append(sums[4].sum(0))  # a tile's outputs all pass the product in the middle
+    return _transform_back([right @ matrix.T for right, matrix in zip(sums, weight, strict=True)],
+                           (len(gradient), *((n + 1) // 2 for n in gradient.shape[1:3])))
 
 
 def _spread(gradient: Tensor) -> list[Tensor]:
@@ -222,7 +217,7 @@ def _spread(gradient: Tensor) -> list[Tensor]:
 
 
 def _transform_back(matrices: list[Tensor], tiles: tuple[int, int, int]) -> Tensor:
-    """Gradient of the nine matrices -> of the GELU of framed inputs."""
+    """Gradient of the nine matrices -> of the framed inputs."""
     n, height, width = tiles
     framed = matrices[4].new_empty(n, 4 * height + 1, 4 * width + 1, matrices[4].shape[1])
     places = _places([matrix.unflatten(0, tiles) for matrix in matrices], 3)
