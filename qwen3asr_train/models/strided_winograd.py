@@ -49,20 +49,21 @@ class _ThreeConvolutions(torch.autograd.Function):
         second, third = _transform_weight(weight2), _transform_weight(weight3)
         outputs = images.new_empty(len(images), *(-(-length // 8) for length in images.shape[1:]),
                                    len(bias3))
-        patches = _patches(images)
-        hidden1 = images.new_empty(min(size, len(images)), *patches.shape[1:3], len(bias1))
-        saved, done = [patches], 0
-        for part, place in zip(patches.split(size), outputs.split(size), strict=True):
+        saved, done, space = [], 0, None
+        for part, place in zip(images.split(size), outputs.split(size), strict=True):
             done += len(part)
-            activated = hidden1[:len(part)]
-            torch.mm(part.flatten(0, 2), first.T, out=activated.flatten(0, 2))
+            patches = _patches(part)
+            if space is None:  # one for all slices: no holes in the heap
+                space = images.new_empty(*patches.shape[:3], len(bias1))
+            activated = space[:len(part)]
+            torch.mm(patches.flatten(0, 2), first.T, out=activated.flatten(0, 2))
             transformed2 = _transform(torch.ops.aten.gelu_(activated))
             hidden, inner = _framed(bias2, len(part), *(-(-n // 4) for n in images.shape[1:]))
             _multiply(transformed2, second, bias2, inner)
             transformed3 = _transform(F.gelu(hidden))
             _multiply(transformed3, third, bias3, place)
             if kept is not None:
-                saved += [hidden, *transformed3,
+                saved += [patches, hidden, *transformed3,
                           *(transformed2 if done <= kept else [None] * 9)]
         ctx.size, ctx.inner = size, inner.shape[1:3]
         ctx.save_for_backward(first, *second, *third, *saved)
@@ -73,19 +74,17 @@ class _ThreeConvolutions(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         first, *weights = islice(saved, 19)
-        patches = next(saved)
         by_first, by_second, by_third = torch.zeros_like(first), [], []
-        for part, part_patches in zip(gradient.split(ctx.size), patches.split(ctx.size),
-                                      strict=True):
-            hidden, *transformed = islice(saved, 19)
+        for part in gradient.split(ctx.size):
+            patches, hidden, *transformed = islice(saved, 20)
             part = _multiply_back(part, transformed[:9], weights[9:], by_third)
             part = _inside(torch.ops.aten.gelu_backward(part, hidden), *ctx.inner)
-            hidden = F.linear(part_patches, first)
+            hidden = F.linear(patches, first)
             if transformed[9] is None:
                 transformed[9:] = _transform(F.gelu(hidden))
             part = _multiply_back(part, transformed[9:], weights[:9], by_second)
             part = torch.ops.aten.gelu_backward(part, hidden)
-            by_first.addmm_(part.flatten(0, 2).T, part_patches.flatten(0, 2))
+            by_first.addmm_(part.flatten(0, 2).T, patches.flatten(0, 2))
         return (None, None, None, by_first[:, :9].reshape(-1, 1, 3, 3), by_first[:, 9],
                 _transform_weight_back(by_second[:9]), by_second[9],
                 _transform_weight_back(by_third[:9]), by_third[9])
@@ -105,6 +104,7 @@ def _framed(like: Tensor, n: int, height: int, width: int) -> tuple[Tensor, Tens
 
 
 def _inside(framed: Tensor, height: int, width: int) -> Tensor:
+    """What is in the frame."""
     return framed[:, 1:height + 1, 1:width + 1]
 
 
