@@ -21,9 +21,14 @@ from transformers.models.qwen3_asr.modeling_qwen3_asr import (
     Qwen3ASREncoder,
 )
 
+from qwen3asr_train.models.strided_winograd import three_convolutions
+
 SLICE_BYTES = {"cpu": 24 << 20, "cuda": 256 << 20}
 """Size of a slice's largest activation. On CPU, glibc maps blocks above 32 MiB anew each time, and
 their page faults took a quarter of the convolutions' time."""
+
+WINOGRAD_CHANNELS = 256
+"""Channels from which on :func:`three_convolutions` is faster on CPU (192 take as long)."""
 
 
 @dataclass
@@ -120,7 +125,12 @@ class ConvolutionStem(nn.Conv2d):
         ``second``, ``third``: weight and bias; ``size``: chunks in a slice; ``kept``: chunks
         after which a slice's first activations are computed again in the backward pass.
         """
-        slices = self._slices(chunks.to(self.weight.dtype).split(size), second, third, kept)
+        chunks = chunks.to(self.weight.dtype)
+        if _fewer_multiplications_pay(chunks, second[0]):
+            hidden = three_convolutions(chunks, (self.weight.clone(), self.bias.clone()), second,
+                                        third, size, kept)
+            return F.gelu(hidden).permute(0, 2, 3, 1).flatten(2)
+        slices = self._slices(chunks.split(size), second, third, kept)
         if torch.is_grad_enabled():
             return torch.cat(list(slices))
         first = next(slices)  # written to their place at once: no second copy, no holes in the heap
@@ -144,6 +154,13 @@ class ConvolutionStem(nn.Conv2d):
             yield hidden.permute(0, 3, 1, 2).flatten(2)
 
 
+def _fewer_multiplications_pay(chunks: Tensor, weight: Tensor) -> bool:
+    """Whether :func:`three_convolutions` is faster: on CPU, in float32, for many channels."""
+    return (chunks.device.type == "cpu" and chunks.dtype == weight.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu") and not chunks.requires_grad
+            and min(weight.shape[:2]) >= WINOGRAD_CHANNELS)
+
+
 def _first_two(mel: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor
                ) -> Tensor:
     """Two convolutions: ``(chunks, mel, frames)`` -> ``(chunks, channels, mel / 4, frames / 4)``.
@@ -162,8 +179,8 @@ class WindowedEncoder(Qwen3ASREncoder):
     ``conv_chunks``: chunks that go through the convolutions at a time; None: as many as keep the
     largest activation (6 MB a chunk for 480 channels in float32) within ``SLICE_BYTES``.
     ``conv_kept``: chunks of a batch whose activations are all kept for the backward pass. Of
-    further ones, and of all under activation checkpointing, what the first convolution makes (three
-    quarters of the memory, a twentieth of the time) is computed again.
+    further ones, and of all under activation checkpointing, what the first convolution makes (two
+    thirds of the memory or more, a twentieth of the time) is computed again.
     """
 
     conv_chunks: int | None = None

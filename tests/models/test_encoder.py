@@ -1,6 +1,7 @@
 """The windowed encoder against transformers' own."""
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3ASREncoder, Qwen3ASREncoderConfig
 
+from qwen3asr_train.models import encoder as encoder_module
 from qwen3asr_train.models.encoder import batch_windows, plan_windows
 
 
@@ -32,9 +34,15 @@ def padded(frames: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 1700), min_size=1, max_size=5), st.integers(1, 8),
-       st.sampled_from([None, 1, 3]), st.sampled_from(["sdpa", "eager"]))
+       st.sampled_from([None, 1, 3]), st.sampled_from(["sdpa", "eager"]),
+       st.sampled_from([1, 10**6]))
 def test_equal_to_transformers_for_every_window_and_ragged_batch(pair, frames, window, conv_chunks,
-                                                                 attention):
+                                                                 attention, winograd_channels):
+    with mock.patch.object(encoder_module, "WINOGRAD_CHANNELS", winograd_channels):
+        check_equal_to_transformers(pair, frames, window, conv_chunks, attention)
+
+
+def check_equal_to_transformers(pair, frames, window, conv_chunks, attention):
     reference, ours = pair
     ours.conv_chunks = conv_chunks
     reference.set_attn_implementation(attention)
@@ -51,7 +59,14 @@ def test_equal_to_transformers_for_every_window_and_ragged_batch(pair, frames, w
     assert torch.equal(packed.last_hidden_state, found)
 
 
-def test_gradients_equal_transformers(pair):
+@pytest.fixture(params=[1, 10**6], ids=["fewer-multiplications", "convolutions"])
+def fewer_multiplications(request, monkeypatch) -> bool:
+    """Both ways of the convolutions on CPU."""
+    monkeypatch.setattr(encoder_module, "WINOGRAD_CHANNELS", request.param)
+    return request.param == 1
+
+
+def test_gradients_equal_transformers(pair, fewer_multiplications):
     reference, ours = pair
     features, mask = padded([1234, 57, 800, 301])
     reference.n_window_infer = 300
@@ -85,7 +100,7 @@ class Convolutions(TorchDispatchMode):
 
 @pytest.mark.parametrize(("conv_kept", "checkpointing"), [(256, False), (7, False), (256, True)],
                          ids=["kept", "partly-kept", "checkpointing"])
-def test_slices_change_nothing(pair, conv_kept, checkpointing):
+def test_slices_change_nothing(pair, conv_kept, checkpointing, fewer_multiplications):
     encoder = copy.deepcopy(pair[1]).train()
     batch = encoder._pack(*padded([1234, 57, 301]))  # 18 chunks
     encoder.conv_chunks, encoder.conv_kept = 10**6, 10**6
@@ -95,13 +110,14 @@ def test_slices_change_nothing(pair, conv_kept, checkpointing):
         encoder.gradient_checkpointing_enable({"use_reentrant": False})
     with Convolutions() as convolutions:
         found = results(encoder, *batch)
-    assert convolutions.count == 2 * 6  # six slices; only the first convolution is made again
+    # six slices; only the first convolution is made again
+    assert convolutions.count == (0 if fewer_multiplications else 2 * 6)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-4,
                                    msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_recomputed_in_bfloat16(pair):
+def test_recomputed_in_bfloat16(pair, fewer_multiplications):
     encoder = copy.deepcopy(pair[1])
     batch = encoder._pack(*padded([850, 120]))
     encoder.conv_chunks, encoder.conv_kept = 4, 4
@@ -112,7 +128,16 @@ def test_recomputed_in_bfloat16(pair):
     assert all(gradient.isfinite().all() for gradient in found.values())
 
 
-def test_a_clip_does_not_depend_on_its_neighbours(pair):
+def test_inference_equals_training(pair, fewer_multiplications):
+    encoder = copy.deepcopy(pair[1])
+    encoder.conv_chunks = 4
+    batch = encoder._pack(*padded([850, 120]))
+    with torch.no_grad():
+        found = encoder(batch[0], chunk_lengths=batch[1], clip_chunks=batch[2]).last_hidden_state
+    torch.testing.assert_close(found, results(encoder, *batch)["tokens"])
+
+
+def test_a_clip_does_not_depend_on_its_neighbours(pair, fewer_multiplications):
     ours = pair[1]
     features, mask = padded([950, 400, 120])
     together = ours(features, mask).last_hidden_state.split([124, 52, 16])
