@@ -150,8 +150,9 @@ def test_joined_samples_are_the_clips_of_the_corpus_without_joins():
         for _, clip, sound in clips:
             sound, ours = decode(sound), [next(words) for _ in clip["words"]]
             assert [word[0] for word in ours] == [word[0] for word in clip["words"]]
-            begin = round((ours[0][1] - clip["words"][0][1]) * 16_000)
-            np.testing.assert_allclose(waveform[begin:begin + len(sound)], sound, atol=1e-4)
+            begin = round((ours[0][1] - clip["words"][0][1]) * 16_000)  # times are rounded
+            assert any(np.allclose(waveform[b:b + len(sound)], sound, atol=1e-4)
+                       for b in range(max(0, begin - 3), begin + 4))
         assert not list(words)
     with pytest.raises(UserError, match="joined_clips"):
         Corpus(joined_clips=0)
