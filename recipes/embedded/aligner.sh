@@ -37,7 +37,7 @@ for seed in "$@"; do
   "$python" -m qwen3asr_train stage=aligner experiment=embedded_aligner seed="$seed" \
     init_from="$sft" run_dir="$work/$seed/aligner"
   "$python" -m qwen3asr_train stage=evaluate suite=alignment init_from="$work/$seed/aligner/model" \
-    stage.evaluation.ctc_model="$aut" stage.decoding.max_seconds=7 run_dir="$work/$seed/suite" \
+    stage.evaluation.ctc_model="$aut" stage.decoding.max_seconds=14 run_dir="$work/$seed/suite" \
     "${sets[@]}"
 done
 "$python" "$root/recipes/embedded/aligner_figures.py" "${@/#/$work/}"
