@@ -92,8 +92,10 @@ def _found(source: Path) -> Iterator[Found]:
         raise UserError(f"{source}: no such file or folder")
     elif source.suffix == ".jsonl":
         yield from _jsonl(source)
+    elif source.suffix != ".txt":
+        raise UserError(f"{source}: a folder, a .jsonl or a .txt file")
     else:
-        for number, line in enumerate(source.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(_text_of(source).splitlines(), 1):
             if line.strip():
                 yield f"{source}:{number}", {"text": line.strip()}, None, ""
 
@@ -106,9 +108,19 @@ def _folder(folder: Path) -> Iterator[Found]:
         if (beside := path.with_suffix(".json")).is_file():
             yield _record(name, beside.read_bytes(), path)
         elif (beside := path.with_suffix(".txt")).is_file():
-            yield name, {"text": beside.read_text("utf-8").strip()}, path, ""
+            try:
+                yield name, {"text": _text_of(beside).strip()}, path, ""
+            except UserError as error:
+                yield name, None, None, str(error)
         else:
             yield name, None, None, "no .txt or .json of the same name"
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 (byte {error.start})") from error
 
 
 def _jsonl(file: Path) -> Iterator[Found]:
@@ -117,8 +129,11 @@ def _jsonl(file: Path) -> Iterator[Found]:
             if line.strip():
                 name, record, _, reason = _record(f"{file}:{number}", line, None)
                 image = json.loads(line).get("image") if record is not None else None
-                picture = file.parent / image if isinstance(image, str) else None
-                yield name, record, picture, reason
+                if image is not None and not isinstance(image, str):
+                    record, reason = None, "'image' is not the name of one file"
+                elif image is None and record is not None and record.get("question"):
+                    record, reason = None, "a question without a picture"
+                yield name, record, file.parent / image if record and image else None, reason
 
 
 def _record(name: str, payload: bytes, picture: Path | None) -> Found:

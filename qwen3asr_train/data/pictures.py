@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
     smart_resize,
@@ -16,6 +16,8 @@ from qwen3asr_train.errors import DataError
 
 LARGEST_PIXELS = 64_000_000
 """Of a file; a small file can claim any size."""
+
+_LYING = 5  # EXIF orientations from here on swap width and height
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,33 @@ class PictureFormat:
 
 
 def size_of(payload: bytes, name: str) -> tuple[int, int]:
-    """Width and height as the file's header has them; DataError for what is no picture."""
+    """Width and height as the file's header has them, upright; DataError for what is no picture."""
     with _opened(payload, name) as picture:
-        return picture.size
+        return picture.size[::-1] if _orientation(picture) >= _LYING else picture.size
 
 
 def decode(payload: bytes, name: str) -> Image.Image:
-    """A file's picture in RGB; DataError for one that is damaged or cut short."""
+    """A file's picture, upright, in RGB, on white where it is transparent; DataError for one that
+    is damaged or cut short, and for more than 8 bits a channel."""
     with _opened(payload, name) as picture:
+        if picture.mode.startswith(("I", "F")):
+            raise DataError(f"{name}: a picture of more than 8 bits a channel ({picture.mode})")
         try:
-            return picture.convert("RGB")
+            if _orientation(picture) > 1:
+                picture = ImageOps.exif_transpose(picture)
+            if not picture.has_transparency_data:
+                return picture.convert("RGB")
+            white = Image.new("RGBA", picture.size, "white")
+            return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"{name}: a picture that does not decode ({error})") from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    """As a camera notes it; 1 is upright. Not of a PNG, which would be decoded for it."""
+    if picture.format == "PNG":
+        return 1
+    return int(picture.getexif().get(ExifTags.Base.Orientation) or 1)
 
 
 def _opened(payload: bytes, name: str) -> Image.Image:

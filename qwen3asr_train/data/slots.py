@@ -146,8 +146,8 @@ def unit_times(processor: Qwen3ASRProcessor, units: Sequence[str], words: Sequen
     backwards.
     """
     starts, ends, letters = {}, {}, []
-    for word, start, end in words:
-        _check_times(word, start, end)
+    for row in words:
+        word, start, end = _checked(row)
         # the default rules: no tokeniser is needed to drop what is no letter
         kept = [c.lower() for c in "".join(processor.split_words_for_alignment(word))]
         if not kept:
@@ -165,10 +165,17 @@ def unit_times(processor: Qwen3ASRProcessor, units: Sequence[str], words: Sequen
     return [(starts.get(first), ends.get(last)) for first, last in pairwise(bounds)]
 
 
-def _check_times(word: str, start: float | None, end: float | None) -> None:
+def _checked(row: object) -> tuple[str, float | None, float | None]:
+    """A row of ``words``; DataError for anything else."""
+    if not (isinstance(row, list | tuple) and len(row) == 3 and isinstance(row[0], str) and all(
+            time is None or (isinstance(time, int | float) and not isinstance(time, bool))
+            for time in row[1:])):
+        raise DataError(f"'words': {str(row)[:60]} is not [word, start s, end s]")
+    word, start, end = row
     known = [time for time in (start, end) if time is not None]
     if any(not math.isfinite(time) or time < 0 for time in known) or known != sorted(known):
         raise DataError(f"'words': {word!r} from {start} to {end} s")
+    return word, start, end
 
 
 def draw_slots(options: SlotOptions, text: str, units: Sequence[str], times: Sequence[Times],

@@ -119,9 +119,7 @@ class TaskBuilder:
         return self._tokenised(record["text"])
 
     def _question(self, prompt: str, record: Mapping) -> list[int]:
-        text = _filled(prompt, record)
-        refuse_control_tokens(text, "the question")
-        return self._ids(f"{text}<|im_end|>\n<|im_start|>assistant\n")
+        return self._ids(f"{_filled(prompt, record)}<|im_end|>\n<|im_start|>assistant\n")
 
     def _answer(self, task: Task, record: Mapping) -> list[int]:
         refuse_control_tokens(record["text"], "text")
@@ -145,7 +143,9 @@ def _filled(template: str, record: Mapping) -> str:
             return "None"
         if not isinstance(value, str):
             raise DataError(f"'{found[1]}' must be a string, for the prompt '{template}'")
-        return value
+        refuse_control_tokens(value, found[1])
+        # a question that brings its mark along, for a template that has one
+        return value.strip().rstrip("?") if template[found.end():].startswith("?") else value
 
     return _FIELD.sub(field, template)
 

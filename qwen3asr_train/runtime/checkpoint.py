@@ -105,6 +105,15 @@ def resume_from(resume: str | None, run_dir: Path) -> Path | None:
     raise UserError(f"resume={resume}: no checkpoint there (auto, a step-N.ckpt, or a run folder)")
 
 
+def refuse_used_folder(run_dir: Path, checkpoint: Path | None) -> None:
+    """UserError for checkpoints of an earlier run that a run from ``checkpoint`` (None: from the
+    start) would be mixed up with: only the newest stay, and ``resume=auto`` takes the newest."""
+    found = checkpoints(run_dir / "checkpoints")
+    if found and (checkpoint is None or found[-1].resolve() != checkpoint.resolve()):
+        raise UserError(f"run_dir={run_dir} holds {found[-1].name} of an earlier run: resume=auto "
+                        "goes on from it, another run_dir begins a run of its own")
+
+
 def unfinished_run(root: Path) -> Path | None:
     """The newest run folder under ``root`` that has a checkpoint and no metrics.json."""
     runs = [run for run in sorted(root.glob("*")) if not (run / "metrics.json").exists() and

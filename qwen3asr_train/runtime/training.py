@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor, nn
 
@@ -39,7 +40,7 @@ class TrainingModule(lightning.LightningModule):
         if optimizer["name"] not in OPTIMIZERS:
             raise UserError(f"stage.optimizer.name={optimizer['name']}: one of "
                             f"{', '.join(OPTIMIZERS)}")
-        self.model = model
+        self.model = model.train()  # a loaded one is not in train mode
         self._optimizer, self._trainer_config, self._seed = optimizer, trainer, seed
         self.latest: dict[str, float] = {}
         self.nonfinite_steps = 0
@@ -100,13 +101,11 @@ class TrainingModule(lightning.LightningModule):
         for parameter in parameters:
             parameter.grad = None
 
-    def on_train_batch_end(self, outputs: Any, batch: dict, batch_idx: int) -> None:
+    def log_training(self, batch_idx: int) -> None:
         """Write a row of metrics every ``log_every`` steps."""
         boundary = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        if boundary and self.global_step % self._trainer_config["log_every"] == 0:
-            self._log_training()
-
-    def _log_training(self) -> None:
+        if not boundary or self.global_step % self._trainer_config["log_every"]:
+            return
         row = self._window.close()
         engine = getattr(self.trainer.strategy, "deepspeed_engine", None)
         if engine is not None:
@@ -198,6 +197,16 @@ class TrainingModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class _WriteRows(Callback):
+    """Before a checkpoint of the same step: a run killed between the two has lost no row, and what
+    goes beyond the checkpoint is dropped on resuming."""
+
+    def on_train_batch_end(self, trainer, module: TrainingModule, outputs, batch, batch_idx: int
+                           ) -> None:
+        """A callback's turn comes before the module's own."""
+        module.log_training(batch_idx)
+
+
 class _Window:
     """Sums since the last row of metrics; losses stay on the device until the row is written."""
 
@@ -273,8 +282,8 @@ def build_trainer(config, run_dir: Path) -> lightning.Trainer:
             project=config.logger.project, name=config.logger.run_name or run_dir.name,
             tags=list(config.logger.tags), save_dir=str(run_dir),
             offline=config.logger.mode == "offline"))
-    callbacks = [SaveCheckpoints(run_dir / "checkpoints", options.checkpoint_every,
-                                 options.keep_checkpoints)]
+    callbacks = [_WriteRows(), SaveCheckpoints(
+        run_dir / "checkpoints", options.checkpoint_every, options.keep_checkpoints)]
     if options.progress:
         callbacks.append(TrainingProgress())
     return lightning.Trainer(

@@ -22,7 +22,7 @@ from qwen3asr_train.data.shards import Entry, read_entries
 from qwen3asr_train.decoding.generate import generate
 from qwen3asr_train.evaluation.metrics import Utterance, score
 from qwen3asr_train.options import as_arguments
-from qwen3asr_train.runtime.checkpoint import resume_from
+from qwen3asr_train.runtime.checkpoint import refuse_used_folder, resume_from
 from qwen3asr_train.runtime.metrics import read_history
 from qwen3asr_train.runtime.training import TrainingModule, build_trainer
 from qwen3asr_train.stages.scoring import gather_lists, read_batch
@@ -164,6 +164,7 @@ def fit(config: DictConfig, run_dir: Path, module: TrainingModule, data: SpeechD
     data.describe()
     trainer = build_trainer(config, run_dir)
     checkpoint = resume_from(config.resume, run_dir)
+    refuse_used_folder(run_dir, checkpoint)
     if checkpoint is not None:
         log.info("resuming from %s", checkpoint)
     prepared = time.perf_counter()

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
-from qwen3asr_train.runtime.checkpoint import AtomicCheckpointIO, checkpoints
+from qwen3asr_train.runtime.checkpoint import AtomicCheckpointIO, checkpoints, refuse_used_folder
 from qwen3asr_train.runtime.metrics import write_atomically
 from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
 from qwen3asr_train.stages.finish import finish_run
@@ -42,7 +42,15 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     if config.resume not in (None, "auto"):
         raise UserError("stage=omni goes on with resume=auto and the run_dir of the run")
     started = time.perf_counter()
+    if config.model.attn_implementation.startswith("flash"):
+        raise UserError("stage=omni packs several samples into each of several rows, which "
+                        "flash-attention does not tell apart: model.attn_implementation=sdpa")
+    if config.model.lora.rank or config.model.freeze:
+        raise UserError("stage=omni trains the parts that its phases name: no model.lora, no "
+                        "model.freeze")
     if not config.resume:
+        for folder in run_dir.glob("phases/*/*"):
+            refuse_used_folder(folder, None)
         forget(run_dir / "phases")
     phases, tasks, sources = passes_of(config), build_tasks(config), resolve_sources(config.data)
     model, processor = build_model(config, sources["train"], tasks)

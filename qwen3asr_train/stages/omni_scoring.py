@@ -1,6 +1,6 @@
 """Scores of an omni model by source: exact match, error rate, perplexity."""
 
-import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,48 +14,65 @@ from qwen3asr_train.data import omni as data
 from qwen3asr_train.data.context import DrawnContext
 from qwen3asr_train.data.packing import Item, OmniCell
 from qwen3asr_train.data.shards import Entry, read_entries
+from qwen3asr_train.decoding.generate import autocast
+from qwen3asr_train.errors import DataError
 from qwen3asr_train.evaluation.metrics import Utterance, score
 from qwen3asr_train.evaluation.text import split_output
 from qwen3asr_train.models.omni import OmniModel
 from qwen3asr_train.runtime.metrics import write_atomically
-from qwen3asr_train.stages.scoring import scoring_device, utterance_of
+from qwen3asr_train.stages.scoring import refuse_skipped, scoring_device, utterance_of
 
 
 def score_sources(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: data.SampleReader,
                   sources: dict[str, list[str]], config: DictConfig
                   ) -> tuple[dict[str, float], list[tuple[Utterance, Entry]]]:
-    """``SOURCE/exact_match``, ``/wer`` or ``/perplexity`` of each test source, and the transcripts.
+    """``SOURCE/exact_match``, ``/wer`` or ``/perplexity`` of each test source, and the transcripts;
+    ``SOURCE/TASK/…`` for a source of several tasks.
 
-    The first prompt of a task is asked, so that scores of different models compare.
+    The first prompt of a task is asked, so that scores of different models compare. Unusable
+    samples are counted, up to ``data.max_bad_samples``.
     """
-    figures, transcripts = {}, []
+    figures, transcripts, skipped = {}, [], []
     options = config.stage.evaluation
     training, home = model.training, model.device
     model.eval().to(scoring_device(config))
-    for name, shards in sources.items():
-        entries = [e for path in shards for e in read_entries(path)][:options.samples]
-        task = reader.tasks.task_of(*_first(reader, entries[0]))
-        if not task.prompts:
-            figures[f"{name}/perplexity"] = perplexity(model, reader, entries, options.row_tokens)
-            continue
-        answers = answer_all(model, tokenizer, reader, entries, options)
-        if task.spoken:
-            rows = [(utterance_of(entry, record, DrawnContext(""), *split_output(said),
-                                  config.data.english_normaliser), entry)
-                    for entry, record, said in answers]
-            figures[f"{name}/wer"] = score([utterance for utterance, _ in rows])["wer"]
-            transcripts += rows
-        else:
-            right = [same(record["text"], said) for _, record, said in answers]
-            figures[f"{name}/exact_match"] = sum(right) / max(1, len(right))
+    for source, shards in sources.items():
+        entries = [entry for path in shards for entry in read_entries(path)]
+        drawn = random.Random(0).sample(entries, min(options.samples, len(entries)))
+        by_task = usable(reader, drawn, skipped)
+        refuse_skipped(skipped, config)
+        for task_name, samples in by_task.items():
+            task = reader.tasks.tasks[task_name]
+            name = source if len(by_task) == 1 else f"{source}/{task_name}"
+            if not task.prompts:
+                figures[f"{name}/perplexity"] = perplexity(model, reader, samples, options)
+                continue
+            answers = answer_all(model, tokenizer, reader, samples, options)
+            if task.spoken:
+                rows = [(utterance_of(entry, record, DrawnContext(""), *split_output(said),
+                                      config.data.english_normaliser), entry)
+                        for entry, record, said in answers]
+                figures[f"{name}/wer"] = score([utterance for utterance, _ in rows])["wer"]
+                transcripts += rows
+            else:
+                right = [same(record["text"], said) for _, record, said in answers]
+                figures[f"{name}/exact_match"] = sum(right) / len(right)
     model.train(training).to(home)
     return figures, transcripts
 
 
-def _first(reader: data.SampleReader, entry: Entry) -> tuple[dict, tuple[str, ...]]:
-    record, example = reader.example(entry, 0)
-    given = (("image", example.patches), ("audio", example.mel))
-    return record, tuple(name for name, value in given if value is not None)
+def usable(reader: data.SampleReader, entries: Sequence[Entry], skipped: list[str]
+           ) -> dict[str, list[Entry]]:
+    """Entries by their task; what is wrong with the others goes to ``skipped``."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        try:
+            record, _ = reader.example(entry, 0)
+        except DataError as error:
+            skipped.append(str(error))
+            continue
+        found.setdefault(record.get("task", "asr"), []).append(entry)
+    return found
 
 
 def same(expected: str, found: str) -> bool:
@@ -74,8 +91,9 @@ def answer_all(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: dat
         read = [reader.example(entry, 0) for entry in part]
         batch = data.prompts([example for _, example in read], reader.tasks.pad_id, reader.picture)
         batch = {name: value.to(model.device) for name, value in batch.items()}
-        for entry, (record, _), row in zip(
-                part, read, model.answer(batch, options.max_new_tokens).tolist(), strict=True):
+        with autocast(model.device.type):
+            answers = model.answer(batch, options.max_new_tokens).tolist()
+        for entry, (record, _), row in zip(part, read, answers, strict=True):
             ends = [i for i, token in enumerate(row) if token in model.config.eos_token_id]
             found.append((entry, record, tokenizer.decode(row[:ends[0]] if ends else row)))
     return found
@@ -83,12 +101,18 @@ def answer_all(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: dat
 
 @torch.inference_mode()
 def perplexity(model: OmniModel, reader: data.SampleReader, entries: Sequence[Entry],
-               row_tokens: int) -> float:
+               options: DictConfig) -> float:
     """exp of the mean loss of a text's token, its end included."""
-    items = tuple(Item(entry, 0, 0, reader.measure(entry)[0], "test") for entry in entries)
-    batch = data.OmniDataset(reader, row_tokens)[OmniCell(0, items)]
-    inputs = {name: value.to(model.device) for name, value in batch["inputs"].items()}
-    return math.exp(float(model.target_loss(inputs)[0]) / max(1, batch["meta"]["target_tokens"]))
+    items = [Item(entry, 0, 0, reader.measure(entry)[0], "test") for entry in entries]
+    dataset = data.OmniDataset(reader, max(options.row_tokens, *(i.tokens for i in items)))
+    loss = tokens = 0
+    for start in range(0, len(items), options.batch):
+        batch = dataset[OmniCell(0, tuple(items[start:start + options.batch]))]
+        inputs = {name: value.to(model.device) for name, value in batch["inputs"].items()}
+        with autocast(model.device.type):
+            loss += model.target_loss(inputs)[0].double()
+        tokens += batch["meta"]["target_tokens"]
+    return float((loss / tokens).exp())
 
 
 def show(scores: dict[str, dict[str, float]]) -> None:

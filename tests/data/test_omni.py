@@ -10,12 +10,14 @@ from PIL import Image
 from transformers import Qwen2Tokenizer
 
 from data_prep.index import main as index_shards
+from qwen3asr_train.data import pictures
 from qwen3asr_train.data.audio import encode
 from qwen3asr_train.data.omni import OmniDataset, SampleReader, measured, prompts
 from qwen3asr_train.data.packing import Item, OmniCell
 from qwen3asr_train.data.pictures import PictureFormat
 from qwen3asr_train.data.shards import ShardWriter, read_entries
 from qwen3asr_train.data.tasks import Task, TaskBuilder
+from qwen3asr_train.errors import DataError
 from qwen3asr_train.models import asr, omni
 from qwen3asr_train.models.tokenizer import add_vision_tokens, make_processor, train_tokenizer
 
@@ -196,3 +198,23 @@ def test_patches_keep_what_is_where(reader):
     again = patches.view(rows, columns, 2, 2, 3, 2, 4, 4)[..., 0, :, :]  # of the first frame
     again = again.permute(0, 2, 5, 1, 3, 6, 4).reshape(16, 24, 3)
     np.testing.assert_allclose((again.numpy() + 1) * 127.5, np.asarray(image), atol=0.01)
+
+
+def test_pictures_are_upright_and_on_white():
+    lying, exif = Image.new("RGB", (40, 20), "red"), Image.Exif()
+    exif[0x0112] = 6  # Orientation: to be turned by a quarter
+    assert shown(lying, "JPEG", exif=exif).size == (20, 40)
+    assert shown(lying, "PNG").size == (40, 20)
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    assert shown(clear, "PNG").getpixel((1, 1)) == (255, 255, 255)
+    with pytest.raises(DataError, match="more than 8 bits"):
+        shown(Image.new("I;16", (4, 4)), "PNG")
+
+
+def shown(picture, kind, **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    found = pictures.decode(file.getvalue(), "a")
+    assert found.mode == "RGB"
+    assert pictures.size_of(file.getvalue(), "a") == found.size
+    return found

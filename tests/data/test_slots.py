@@ -115,7 +115,9 @@ def test_times_of_units(processor):
 @pytest.mark.parametrize(("words", "message"), [
     ([["stop", 0, 1]], "not those of the text"), ([["go", 0, 1], ["on", 1, 2]], "not those"),
     ([["go", 2, 1]], "'go' from 2 to 1"), ([["go", -1, 1]], "from -1"),
-    ([["go", float("nan"), 1]], "from nan")])
+    ([["go", float("nan"), 1]], "from nan"), ([["go", "0", 1]], "is not .word, start s, end s"),
+    ([{"word": "go", "start": 0, "end": 1}], "is not"), ([[None, 0, 1]], "is not"),
+    ([["go", 0]], "is not")])
 def test_bad_words(processor, words, message):
     with pytest.raises(DataError, match=message):
         unit_times(processor, ["go"], words)

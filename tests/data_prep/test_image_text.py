@@ -42,14 +42,16 @@ def test_a_folder(source, tmp_path, capsys):
 
 def test_jsonl_of_pictures_questions_and_text(source, tmp_path, capsys):
     rows = [{"image": "a.png", "text": "red", "question": "what colour is it"},
-            {"text": "only words"}, {"image": "gone.png", "text": "x"}, {"image": "a.png"}]
+            {"text": "only words"}, {"image": "gone.png", "text": "x"}, {"image": "a.png"},
+            {"image": ["a.png"], "text": "x"}, {"text": "Paris", "question": "capital?"}]
     file = source / "rows.jsonl"
     file.write_text("\n".join([*map(json.dumps, rows), "{broken", "[1]"]))
     assert main([str(file), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr()
-    assert "wrote 2 samples" in printed.out and "left out 4" in printed.out
-    for message in ("rows.jsonl:3: ", "rows.jsonl:4: no text", "rows.jsonl:5: unreadable JSON",
-                    "rows.jsonl:6: the JSON is not an object"):
+    assert "wrote 2 samples" in printed.out and "left out 6" in printed.out
+    for message in ("rows.jsonl:3: ", "rows.jsonl:4: no text", "rows.jsonl:5: 'image' is not",
+                    "rows.jsonl:6: a question without a picture", "rows.jsonl:7: unreadable JSON",
+                    "rows.jsonl:8: the JSON is not an object"):
         assert message in printed.err
     assert [r["task"] for r, _ in records(tmp_path / "out")] == ["visual_question", "text"]
 
@@ -59,6 +61,13 @@ def test_lines_of_text_and_nothing(tmp_path, capsys):
     file.write_text("one\n\ntwo\n")
     assert main([str(file), "--out", str(tmp_path / "out")]) == 0
     assert [r["text"] for r, _ in records(tmp_path / "out")] == ["one", "two"]
+    other = tmp_path / "captions.json"
+    other.write_text("[]")
+    assert main([str(other), "--out", str(tmp_path / "none")]) == 2
+    assert "a folder, a .jsonl or a .txt file" in capsys.readouterr().err
+    file.write_bytes("é".encode("latin-1"))
+    assert main([str(file), "--out", str(tmp_path / "none")]) == 2
+    assert "not UTF-8" in capsys.readouterr().err
     file.write_text("\n")
     assert main([str(file), "--out", str(tmp_path / "none")]) == 2
     assert "nothing that can be used" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Schedules, checkpoints on a full disk, guards."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,12 @@ from torch import nn
 from qwen3asr_train.data.dataset import StepLoader
 from qwen3asr_train.data.shards import Entry
 from qwen3asr_train.errors import UserError
-from qwen3asr_train.runtime.checkpoint import AtomicCheckpointIO, checkpoints, resume_from
+from qwen3asr_train.runtime.checkpoint import (
+    AtomicCheckpointIO,
+    checkpoints,
+    refuse_used_folder,
+    resume_from,
+)
 from qwen3asr_train.runtime.metrics import MetricsFile, read_history
 from qwen3asr_train.runtime.schedule import lr_factor
 from qwen3asr_train.runtime.training import TrainingModule, build_trainer, freeze
@@ -120,11 +126,12 @@ class Fragile(TrainingModule):
         return {"loss": (1.0, loss * float("nan") if inputs["step"] in self.bad_steps else loss)}
 
 
-def fit(module, folder, steps=6):
+def fit(module, folder, steps=6, checkpoint_every=0):
     config = OmegaConf.create({
         "trainer": {"max_steps": steps, "accumulate": 1, "gradient_clip": 1.0, "precision": "auto",
-                    "accelerator": "cpu", "checkpoint_every": 0, "keep_checkpoints": 1,
-                    "validate_every": 0, "progress": False, "deterministic": False},
+                    "accelerator": "cpu", "checkpoint_every": checkpoint_every,
+                    "keep_checkpoints": 1, "validate_every": 0, "progress": False,
+                    "deterministic": False},
         "strategy": {"name": "single", "devices": 1, "num_nodes": 1},
         "stage": {"optimizer": {"name": "adamw"}}, "logger": {"name": "none"}})
     entry = Entry("shard", "utt7", (0, 0), None, None, 1.0, None)
@@ -140,6 +147,35 @@ def test_steps_with_a_gradient_that_is_not_finite_change_nothing(tmp_path):
     assert rows[-1]["train/nonfinite_steps"] == 2
     losses = [row["train/loss"] for row in rows]
     assert losses[2] < losses[0] and losses[5] < losses[2]
+
+
+def test_a_loaded_model_trains_in_train_mode():
+    loaded = nn.Linear(1, 1).eval()  # as from_pretrained leaves it
+    assert TrainingModule(loaded, {"name": "adamw"}, {}, seed=0).model.training
+
+
+def test_the_row_of_a_step_is_written_before_its_checkpoint(tmp_path, monkeypatch):
+    save, rows = AtomicCheckpointIO.save_checkpoint, []
+
+    def watched(self, checkpoint, path, storage_options=None):
+        rows.append((read_history(tmp_path / "metrics.jsonl")[-1]["step"], Path(path).name))
+        save(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", watched)
+    fit(Fragile(set(), limit=0), tmp_path, checkpoint_every=2)
+    assert rows == [(step, f"step-{step}.ckpt") for step in (2, 4, 6)]
+
+
+def test_a_folder_of_an_earlier_run_is_refused(tmp_path):
+    folder = tmp_path / "checkpoints"
+    refuse_used_folder(tmp_path, None)
+    folder.mkdir()
+    for step in (5, 9):
+        (folder / f"step-{step}.ckpt").touch()
+    refuse_used_folder(tmp_path, folder / "step-9.ckpt")
+    for other in (None, folder / "step-5.ckpt", tmp_path / "step-9.ckpt"):
+        with pytest.raises(UserError, match=r"holds step-9\.ckpt of an earlier run: resume=auto"):
+            refuse_used_folder(tmp_path, other)
 
 
 def test_too_many_such_steps_stop_the_run_and_name_the_samples(tmp_path):
