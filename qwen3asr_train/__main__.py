@@ -55,6 +55,7 @@ def run(config: DictConfig) -> None:
 def run_stage(config: DictConfig) -> None:
     """Check the config, run the stage, print what came out."""
     command_line.refuse_unknown_keys(config)
+    command_line.refuse_contradictions(config)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"{missing[0]} is not set; say {missing[0]}=…")
     run_dir = Path(HydraConfig.get().runtime.output_dir)

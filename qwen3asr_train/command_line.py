@@ -27,6 +27,8 @@ SHORTHANDS = {"init_from": "stage.init_from", "init_from_encoder": "stage.init_f
 PRINTING = ("transcribe", "align")
 """Stages whose results go to stdout; they leave no run folder."""
 
+WITHOUT_LORA = ("aut", "aligner", "omni")
+
 OWN_NAMES = ("stage.conditions.", "suite.", "stage.phases.", "stage.tasks.")
 """Fields below which users put names of their own."""
 
@@ -86,6 +88,17 @@ def refuse_unknown_keys(config: DictConfig) -> None:
     if unknown:
         raise UserError(f"unknown config key '{unknown[0]}'; python -m qwen3asr_train "
                         "stage=… --help lists the fields")
+
+
+def refuse_contradictions(config: DictConfig) -> None:
+    """UserError for ``init_from`` beside ``init_from_encoder``, as a whole model has an encoder,
+    and for LoRA in a stage that has none."""
+    stage = config.stage
+    if config.model.lora.rank and stage.name in WITHOUT_LORA:
+        raise UserError(f"stage={stage.name} trains whole matrices: no model.lora")
+    if stage.get("init_from") and stage.get("init_from_encoder"):
+        raise UserError(f"init_from={stage.init_from} brings its own encoder: leave out "
+                        f"init_from_encoder={stage.init_from_encoder}")
 
 
 def _paths(config: DictConfig) -> dict[str, object]:

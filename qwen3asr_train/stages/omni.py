@@ -45,9 +45,8 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     if config.model.attn_implementation.startswith("flash"):
         raise UserError("stage=omni packs several samples into each of several rows, which "
                         "flash-attention does not tell apart: model.attn_implementation=sdpa")
-    if config.model.lora.rank or config.model.freeze:
-        raise UserError("stage=omni trains the parts that its phases name: no model.lora, no "
-                        "model.freeze")
+    if config.model.freeze:
+        raise UserError("stage=omni trains the parts that its phases name: no model.freeze")
     if not config.resume:
         for folder in run_dir.glob("phases/*/*"):
             refuse_used_folder(folder, None)

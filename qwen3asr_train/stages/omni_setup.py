@@ -11,10 +11,16 @@ from qwen3asr_train.data.pictures import PictureFormat
 from qwen3asr_train.data.shards import find_shards, read_summary
 from qwen3asr_train.data.tasks import Task, TaskBuilder
 from qwen3asr_train.errors import UserError
-from qwen3asr_train.models import asr, aut, omni
+from qwen3asr_train.models import asr, omni
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
 from qwen3asr_train.options import as_arguments
-from qwen3asr_train.stages.setup import as_list, build_processor, describe_model, sample_records
+from qwen3asr_train.stages.setup import (
+    as_list,
+    build_processor,
+    describe_model,
+    encoder_to_begin_with,
+    sample_records,
+)
 
 FIELDS = {"steps", "train", "weights", "row_tokens", "step_tokens", "warmup_steps", "lr_scale",
           "only_from_scratch"}
@@ -98,9 +104,8 @@ def build_model(config: DictConfig, sources: dict[str, list[str]], tasks: dict[s
             base, processor = asr.load(start, options.attn_implementation)
         else:
             processor = _processor(options.tokenizer, sources, tasks)
-            encoder = stage.init_from_encoder and aut.load_encoder(
-                str(stage.init_from_encoder), options.attn_implementation)
-            base = asr.build(preset, processor, config.seed, options.attn_implementation, encoder)
+            base = asr.build(preset, processor, config.seed, options.attn_implementation,
+                             encoder_to_begin_with(config))
         model = omni.build(base, processor, preset["vision_config"], config.seed,
                            stage.mrope_section and list(stage.mrope_section))
     model.lm_head.chunk_size = stage.loss_chunk

@@ -13,6 +13,7 @@ from qwen3asr_train.data.context import Context, ContextBuilder, EntityTable
 from qwen3asr_train.data.shards import Entry, ShardReader, find_shards, read_entries, read_summary
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import aligner, asr, aut
+from qwen3asr_train.models.encoder import WindowedEncoder
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
 from qwen3asr_train.options import as_arguments
 from qwen3asr_train.runtime.training import freeze
@@ -81,6 +82,12 @@ def as_list(value) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
+def encoder_to_begin_with(config: DictConfig) -> WindowedEncoder | None:
+    """The encoder of ``stage.init_from_encoder``, under random other weights."""
+    folder = config.stage.init_from_encoder
+    return folder and aut.load_encoder(str(folder), config.model.attn_implementation)
+
+
 def build_recogniser(config: DictConfig, shards: list[str]
                      ) -> tuple[asr.Recogniser, Qwen3ASRProcessor]:
     """The model to train and its processor, as ``stage.init_from`` and ``model`` say."""
@@ -90,9 +97,8 @@ def build_recogniser(config: DictConfig, shards: list[str]
     else:
         processor = build_processor(options.tokenizer, shards)
         preset = OmegaConf.to_container(options, resolve=True)
-        encoder = config.stage.init_from_encoder and aut.load_encoder(
-            str(config.stage.init_from_encoder), options.attn_implementation)
-        model = asr.build(preset, processor, config.seed, options.attn_implementation, encoder)
+        model = asr.build(preset, processor, config.seed, options.attn_implementation,
+                          encoder_to_begin_with(config))
     model.lm_head.chunk_size = config.stage.loss_chunk
     if options.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -131,10 +137,8 @@ def build_aligner(config: DictConfig, shards: list[str]
         model = aligner.from_recogniser(base, config.seed, head)
     else:
         processor = build_processor(options.tokenizer, shards)
-        encoder = stage.init_from_encoder and aut.load_encoder(
-            str(stage.init_from_encoder), options.attn_implementation)
         model = aligner.build(OmegaConf.to_container(options, resolve=True), processor, config.seed,
-                              head, options.attn_implementation, encoder)
+                              head, options.attn_implementation, encoder_to_begin_with(config))
     if options.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     describe_model(model, freeze(model, list(options.freeze)), processor)

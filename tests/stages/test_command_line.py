@@ -29,6 +29,8 @@ def last_error(done) -> str:
     (["stage=fine-tune"], r"no stage 'fine-tune' (stages: align, aligner, aut, evaluate, omni, rl, "
                           "sft, transcribe)"),
     (["stage=sft", "learning_rate=1"], "no config field 'learning_rate'"),
+    (["stage=sft", "init_from=a", "init_from_encoder=b"], "init_from=a brings its own encoder"),
+    (["stage=aligner", "model.lora.rank=4"], "stage=aligner trains whole matrices"),
     (["stage=sft", "+trainer.max_step=1"], "unknown config key 'trainer.max_step'"),
     (["stage=aut", "data.train={a: x, b: x}"], "no shards at 'x'"),
     (["stage=sft", "model=huge"], "Could not find 'model/huge' Available options"),
