@@ -29,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("dir", type=Path, metavar="DIR")
     parser.add_argument("--speaker-folder", type=int, default=0, metavar="N", help="the N-th "
                         "folder below DIR on the way to a file is named after its speaker")
+    parser.add_argument("--unlabelled", action="store_true", help="audio without a transcript is "
+                        "taken, too, with task 'unlabelled': for data_prep.pseudo_label")
     return run_converter(parser, _source, lambda args: args.dir.resolve().name, argv)
 
 
@@ -36,23 +38,24 @@ def _source(args: Namespace) -> tuple[Iterator[Item | Bad], int]:
     if not args.dir.is_dir():
         raise UserError(f"no such folder: {args.dir}")
     total = sum(len(audio) for _, audio, _ in _walk(args.dir))
-    return items(args.dir, args.speaker_folder), total
+    return items(args.dir, args.speaker_folder, args.unlabelled), total
 
 
-def items(root: Path, speaker_folder: int = 0) -> Iterator[Item | Bad]:
-    """Items in the order of their paths; audio without a transcript is Bad."""
+def items(root: Path, speaker_folder: int = 0, unlabelled: bool = False) -> Iterator[Item | Bad]:
+    """Items in the order of their paths; audio without a transcript is Bad, or ``unlabelled``."""
     for folder, audio, names in _walk(root):
         lines = _trans_lines(folder, names)
         for name in audio:
             path = folder / name
             relative = path.relative_to(root)
             text = _transcript(path, names, lines)
-            if text is None:
+            if text is None and not unlabelled:
                 yield Bad(str(relative.with_suffix("")), str(path), "no transcript")
                 continue
             parents = relative.parts[:-1]
             known = 0 < speaker_folder <= len(parents)
-            yield Item(key=str(relative.with_suffix("")), audio=str(path), text=text,
+            yield Item(key=str(relative.with_suffix("")), audio=str(path), text=text or "",
+                       task="unlabelled" if text is None else "asr",
                        meta={"speaker": parents[speaker_folder - 1]} if known else {})
 
 

@@ -30,7 +30,8 @@ Transcribe shards of audio: the same samples, audio byte for byte, with the mode
 language in place of what text they had (kept as meta.original_text). meta.pseudo_label tells
 the model and its confidence. A model is any folder that our stages write (RUN/model), or any
 encoder-decoder, CTC model or transducer of transformers, as a folder or a hub name. Audio
-without transcripts becomes shards with data_prep.jsonl: "text": "", "task": "unlabelled"."""
+without transcripts becomes shards with data_prep.folder --unlabelled, or with data_prep.jsonl:
+"text": "", "task": "unlabelled"."""
 
 _EPILOG = f"""\
 filters, each with its name in OUT/rejected.jsonl (see data_prep/pseudo_filters.py):

@@ -251,7 +251,7 @@ class StepLoader:
     def __init__(self, batches: Iterable[dict], accumulate: int, max_bad: int):
         self.batches, self.accumulate, self.max_bad = batches, accumulate, max_bad
         self.skipped: list[str] = []
-        self._skipped_everywhere = 0
+        self.skipped_everywhere = 0
 
     def __iter__(self) -> Iterator[dict]:
         batches = iter(self.batches)
@@ -260,10 +260,10 @@ class StepLoader:
             self.skipped += new
             tokens, skipped = sum_over_ranks(
                 sum(batch["meta"]["target_tokens"] for batch in step), len(new))
-            self._skipped_everywhere += skipped
-            if self._skipped_everywhere > self.max_bad:
+            self.skipped_everywhere += skipped
+            if self.skipped_everywhere > self.max_bad:
                 raise UserError(
-                    f"{self._skipped_everywhere} unusable samples, data.max_bad_samples="
+                    f"{self.skipped_everywhere} unusable samples, data.max_bad_samples="
                     f"{self.max_bad}; {self.skipped[-1] if self.skipped else 'on another rank'}")
             for batch in step:
                 batch["meta"]["step_tokens"] = tokens

@@ -171,7 +171,7 @@ def fit(config: DictConfig, run_dir: Path, module: TrainingModule, data: SpeechD
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     seconds = time.perf_counter() - prepared
     metrics = {"train/seconds": seconds, "train/steps": float(trainer.global_step),
-               "train/skipped_samples": float(len(data.steps.skipped) if data.steps else 0)}
+               "train/skipped_samples": float(data.steps.skipped_everywhere) if data.steps else 0.0}
     history = read_history(run_dir / "metrics.jsonl")
     for row in history:
         metrics |= {name: value for name, value in row.items() if name != "step"}

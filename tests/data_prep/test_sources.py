@@ -207,6 +207,15 @@ def test_folder(tmp_path, audio_folder):
     assert all(reason in reasons[key] for key, reason in expected.items())
 
 
+def test_recordings_without_transcripts(tmp_path, audio_folder):
+    (audio_folder / "wav.txt").write_text("words")
+    run(folder.main, audio_folder, "--out", tmp_path / "out", "--unlabelled")
+    found = samples(tmp_path / "out")
+    assert found["wav"]["task"] == "asr" and set(found) == set(RATES)
+    assert {(r["text"], r["task"]) for key, r in found.items() if key != "wav"} == {
+        ("", "unlabelled")}
+
+
 def write_tar(path, members: dict[str, bytes]) -> None:
     with tarfile.open(path, "w") as tar:
         for name, payload in members.items():
