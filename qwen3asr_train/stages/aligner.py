@@ -75,15 +75,26 @@ def learning_rate(config: DictConfig) -> float:
 
 
 def check_length(config: DictConfig, prompts: SlotPrompts) -> None:
-    """UserError when training clips may be longer than the classes reach."""
-    limit = prompts.num_labels * prompts.class_seconds
-    longest = {"data.max_seconds": config.data.max_seconds}
-    if config.data.joins.share:
-        longest["data.joins.seconds"] = config.data.joins.seconds[1]
+    """UserError when training clips may become longer than the classes reach."""
+    data, limit = config.data, prompts.num_labels * prompts.class_seconds
+    longest = {"data.max_seconds": data.max_seconds}
+    if data.joins.share:
+        longest["data.joins.seconds"] = data.joins.seconds[1]
+    slower, silence = slowed(data.augmentation)
     for name, seconds in longest.items():
-        if seconds > limit:
-            raise UserError(f"{name}={seconds:g}: beyond the {prompts.num_labels} time classes, "
-                            f"which end at {limit:g} s (stage.head.num_labels)")
+        if (most := seconds * slower + silence) > limit:
+            made = f", {most:g} s after data.augmentation" if most > seconds else ""
+            raise UserError(f"{name}={seconds:g}{made}: beyond the {prompts.num_labels} time "
+                            f"classes, which end at {limit:g} s (stage.head.num_labels)")
+
+
+def slowed(augmentation: DictConfig) -> tuple[float, float]:
+    """How many times as long a clip may become, and how many seconds of silence it may get."""
+    slower = 1.0
+    for kind in ("speed", "tempo"):
+        if augmentation[f"{kind}_share"]:
+            slower /= min(1.0, augmentation[f"{kind}_range"][0])
+    return slower, 2 * augmentation.edges_seconds[1] if augmentation.edges_share else 0.0
 
 
 class AlignerData(SpeechData):

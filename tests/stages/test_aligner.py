@@ -85,6 +85,8 @@ def test_from_a_recogniser_and_on_from_an_aligner(run, finished_run, whole, tmp_
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["data.joins.share=0.5", "data.joins.seconds=[10,60]"], "data.joins.seconds=60: beyond"),
+    (["data.augmentation.tempo_share=1", "data.augmentation.tempo_range=[0.5,1]"],
+     "data.max_seconds=30, 60 s after data.augmentation: beyond the 400 time classes"),
     (["init_from=./none/such"], "init_from=./none/such: no such folder"),
     (["stage.slots.all_share=2"], "stage.slots.all_share=2")])
 def test_mistakes_are_one_line(run, tmp_path, arguments, message):
