@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -77,6 +78,9 @@ def test_resumed_within_a_rollout_is_bitwise_the_same(run, uninterrupted, tmp_pa
 def test_a_run_folder_that_is_begun_anew_keeps_nothing_of_the_old_run(run, tmp_path):
     done = run(tmp_path, "trainer.progress=true", "trainer.log_every=5")
     assert "step 5/7  loss" in done.stderr and "reward -" in done.stderr
+    refused = run(tmp_path, "trainer.max_steps=3", check=False)
+    assert refused.returncode == 2 and "holds step-7.ckpt of an earlier run" in refused.stderr
+    shutil.rmtree(tmp_path / "checkpoints")
     run(tmp_path, "trainer.max_steps=3")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "rollout/reward" in line] == [1]
