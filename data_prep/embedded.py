@@ -36,7 +36,7 @@ from qwen3asr_train.data.plan import sample_rng, sample_seed
 from qwen3asr_train.data.shards import ShardWriter, read_summary
 from qwen3asr_train.errors import DataError, UserError
 
-VERSION = 4
+VERSION = 5
 """Part of the hash: raise it when the same config would make other samples."""
 
 SPLITS = ("train", "validation", "test")

@@ -101,7 +101,8 @@ def spelled_sentence(language: str, rng: np.random.Generator) -> SpelledSentence
         return None
     spellings = _spellings()[language]
     groups = [row[rng.integers(len(row))] for row in spellings["names"]]
-    names = ["".join(parts) for parts in product(*groups)]
+    joiner = " " if LANGUAGES[language].spaced else ""
+    names = [joiner.join(parts) for parts in product(*groups)]
     entity = _choice(names, rng)
     template = _filled(_choice(spellings["sentences"], rng).replace("{entity}", "<>"),
                        _grammar(language).lists, rng)

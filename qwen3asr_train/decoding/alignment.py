@@ -1,8 +1,7 @@
 """Waveforms and their texts to times: all slots of a clip in one forward pass."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,20 +12,12 @@ from qwen3asr_train.data import features
 from qwen3asr_train.data.aligned import SlotExample, collate_slots
 from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.slots import BOTH, SlotPrompts, group_slots, text_groups
+from qwen3asr_train.decoding.alignment_long import Align, Spans, cut_at_pauses, piece_by_piece
 from qwen3asr_train.decoding.generate import autocast
 from qwen3asr_train.decoding.timestamps import repair_times
 from qwen3asr_train.models.aligner import Aligner
 
 LEVELS = ("word", "sentence", "paragraph")
-
-Spans = list[tuple[float, float]]
-"""Start and end (s) of each unit."""
-
-_TEXT_SHARE = 0.7  # of the text that a piece of a long recording is expected to hold
-_PAUSE_MARGIN = 0.2  # seconds around a pause in which the quietest place is looked for
-_FRAME = 160  # samples in one energy frame (10 ms)
-_QUIET_FRAMES = 10
-_EDGE_SECONDS = 1.0  # words that are said to end so near a piece's end may belong behind it
 
 
 class Aligned(NamedTuple):
@@ -50,9 +41,11 @@ class Clip(NamedTuple):
 class ForcedAligner:
     """Times of words, sentences or paragraphs.
 
-    Recordings longer than ``max_seconds`` are aligned piece by piece; ``batch_seconds``: padded
+    Recordings longer than ``max_seconds`` are aligned in pieces; ``batch_seconds``: padded
     seconds of audio in one forward pass. ``window``: attention window of the encoder in seconds,
-    None: the checkpoint's.
+    None: the checkpoint's. ``coarse``: another aligner, which need only be about right and takes
+    recordings of any length (CTC): it tells which words a piece holds. Without it a piece is cut
+    where the one before was found to end, and what goes wrong in one goes wrong in the next.
     """
 
     model: Aligner
@@ -60,6 +53,7 @@ class ForcedAligner:
     max_seconds: float = 300.0
     batch_seconds: float = 300.0
     window: int | None = None
+    coarse: Align | None = None
 
     def __post_init__(self) -> None:
         self.model.eval()
@@ -97,12 +91,27 @@ class ForcedAligner:
         for i, row, milliseconds in zip(short, slots, times, strict=True):
             found[i] = _spans_of(row, milliseconds)
         for i in set(range(len(waveforms))) - set(short):
-            found[i] = align_long(waveforms[i], units[i], self.max_seconds, self._words)
+            found[i] = self._long(waveforms[i], units[i])
         return found
 
-    def _words(self, waveform: np.ndarray, units: Sequence[str]) -> Spans:
-        slots = [BOTH] * len(units)
-        return _spans_of(slots, self.slot_times([Clip(waveform, units, slots)])[0])
+    def _long(self, waveform: np.ndarray, units: Sequence[str]) -> Spans:
+        """Words of a recording beyond ``max_seconds``."""
+        coarse = self.coarse([waveform], [units])[0] if self.coarse else None
+        if coarse is None:
+            return piece_by_piece(waveform, units, self.max_seconds,
+                                  lambda piece, words: self._words([piece], [words])[0])
+        pieces = cut_at_pauses(waveform, coarse, self.max_seconds)
+        spans = self._words([piece.of(waveform) for piece in pieces],
+                            [units[piece.first:piece.stop] for piece in pieces])
+        return [(round(piece.start + a, 3), round(piece.start + b, 3))
+                for piece, row in zip(pieces, spans, strict=True) for a, b in row]
+
+    def _words(self, waveforms: Sequence[np.ndarray], units: Sequence[Sequence[str]]
+               ) -> list[Spans]:
+        slots = [[BOTH] * len(row) for row in units]
+        times = self.slot_times([Clip(*clip) for clip in zip(waveforms, units, slots,
+                                                             strict=True)])
+        return [_spans_of(*row) for row in zip(slots, times, strict=True)]
 
     @torch.inference_mode()
     def slot_times(self, clips: Sequence[Clip]) -> list[list[int]]:
@@ -148,60 +157,3 @@ def _spans_of(slots: Sequence[int], milliseconds: Sequence[int]) -> Spans:
         pair = [round(next(times) / 1000, 3) for _ in range(count)]
         spans.append((pair[0], pair[-1]) if pair else (0.0, 0.0))
     return spans
-
-
-def align_long(waveform: np.ndarray, units: Sequence[str], max_seconds: float,
-               align: Callable[[np.ndarray, Sequence[str]], Spans]) -> Spans:
-    """Times in a recording longer than ``max_seconds``, piece by piece.
-
-    Of each piece of the audio, ``align`` is given somewhat less text than it should hold, by the
-    letters; what it finds is kept up to the longest pause in its second half, and the next piece
-    starts where it is quietest around that pause.
-    """
-    found, start = [], 0.0
-    length = len(waveform) / SAMPLE_RATE
-    letters = [0, *accumulate(map(len, units))]
-    while len(found) < len(units):
-        done, rest = len(found), length - start
-        last = rest <= max_seconds
-        expected = letters[-1] - letters[done]
-        expected = expected if last else expected * _TEXT_SHARE * max_seconds / rest
-        stop = max(done + 1, int(np.searchsorted(letters, letters[done] + expected, "right")) - 1)
-        piece = waveform[round(start * SAMPLE_RATE):round((start + max_seconds) * SAMPLE_RATE)]
-        spans = align(piece, units[done:stop])
-        kept, cut = (len(spans), rest) if last else _cut_at_pause(piece, spans, max_seconds)
-        found += [(round(start + a, 3), round(start + b, 3)) for a, b in spans[:kept]]
-        start += cut
-    return found
-
-
-def _cut_at_pause(piece: np.ndarray, spans: Spans, seconds: float) -> tuple[int, float]:
-    """How many of the spans to keep, and where in the piece the next one starts.
-
-    Words that pile up at the end of the piece are said behind it, so they are not kept.
-    """
-    sure = [i for i, (_, end) in enumerate(spans, start=1) if end < seconds - _EDGE_SECONDS]
-    count = sure[-1] if sure else 1
-    pauses = [(after[0] - before[1], i)
-              for i, (before, after) in enumerate(pairwise(spans[:count]), start=1)
-              if i >= count // 2]
-    if not pauses:
-        return count, max(spans[count - 1][1], 0.5)
-    _, kept = max(pauses)
-    return kept, max(_quietest(piece, spans[kept - 1][1], spans[kept][0]), 0.5)
-
-
-def _quietest(piece: np.ndarray, start: float, end: float) -> float:
-    """The middle of the quietest 100 ms around a pause from ``start`` to ``end`` (s), whose times
-    are only about right."""
-    first = max(0, round((start - _PAUSE_MARGIN) * SAMPLE_RATE)) // _FRAME
-    samples = piece[first * _FRAME:round((end + _PAUSE_MARGIN) * SAMPLE_RATE)]
-    count = len(samples) // _FRAME
-    if count < _QUIET_FRAMES:
-        return (start + end) / 2
-    energy = np.square(samples[:count * _FRAME], dtype=np.float64).reshape(count, _FRAME).mean(1)
-    smooth = np.convolve(energy, np.ones(_QUIET_FRAMES), mode="valid")
-    quiet = np.flatnonzero(smooth <= smooth.min() * (1 + 1e-6))  # digital silence: its middle
-    place = quiet[len(quiet) // 2] + _QUIET_FRAMES / 2
-    return (first + place) * _FRAME / SAMPLE_RATE
-

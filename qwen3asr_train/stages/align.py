@@ -6,14 +6,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from qwen3asr_train.data.audio import SAMPLE_RATE, decode
-from qwen3asr_train.decoding.alignment import LEVELS, ForcedAligner
+from qwen3asr_train.decoding.alignment import LEVELS
 from qwen3asr_train.decoding.alignment_formats import FORMATS, SENTENCE_FORMATS, as_text
 from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.evaluation.languages import language_name
 from qwen3asr_train.evaluation.report_alignment import AlignmentPicture, alignment_page
 from qwen3asr_train.models import aligner
 from qwen3asr_train.runtime.metrics import write_atomically
-from qwen3asr_train.stages.scoring import scoring_device
+from qwen3asr_train.stages.alignment_scoring import forced_aligner
 
 
 def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
@@ -29,8 +29,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     text = read_text(str(stage.text))
     waveform = decode(Path(config.audio))
     model, processor = aligner.load(str(stage.init_from), config.model.attn_implementation)
-    align = ForcedAligner(model.to(scoring_device(config)), processor,
-                          max_seconds=stage.decoding.max_seconds)
+    align = forced_aligner(model, processor, config)
     try:
         spans = align([waveform], [text], [language], level)[0]
     except DataError as error:

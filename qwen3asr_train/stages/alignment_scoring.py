@@ -16,10 +16,13 @@ from qwen3asr_train.data.plan import sample_rng
 from qwen3asr_train.data.shards import Entry
 from qwen3asr_train.data.slots import SlotPrompts, Times
 from qwen3asr_train.data.teacher_noise import TeacherNoise
-from qwen3asr_train.decoding.alignment import ForcedAligner, Spans
+from qwen3asr_train.decoding.alignment import ForcedAligner
+from qwen3asr_train.decoding.alignment_long import Spans
+from qwen3asr_train.decoding.ctc_alignment import CtcAligner
 from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.evaluation.alignment import AlignedClip, clip_of
 from qwen3asr_train.evaluation.report_alignment import AlignmentPicture, AlignmentReport
+from qwen3asr_train.models import aut
 from qwen3asr_train.models.aligner import Aligner
 from qwen3asr_train.stages.scoring import gather_lists, refuse_skipped, scoring_device
 
@@ -128,14 +131,12 @@ def score_aligner(model: Aligner, processor: Qwen3ASRProcessor, entries: list[En
     if not entries:
         raise UserError("the test shards hold no samples")
     options = config.stage.evaluation
-    align = ForcedAligner(model.to(scoring_device(config)), processor,
-                          max_seconds=config.stage.decoding.max_seconds,
-                          batch_seconds=config.data.evaluation_seconds)
+    align = forced_aligner(model, processor, config)
     test = TestClips(entries, AlignmentDataset(SlotPrompts(processor, model.config.num_labels)),
                      options.joined_clips)
     aligners = {"": align.spans}
     if options.get("ctc_model"):
-        aligners["ctc"] = _ctc_aligner(config)
+        aligners["ctc"] = ctc_aligner(str(options.ctc_model), config).spans
     report = AlignmentReport(align.prompts.class_seconds)
     for way in ways_of(options):
         for label, spans in aligners.items():
@@ -197,11 +198,17 @@ def _teachers(test: TestClips, config: DictConfig) -> list[AlignedClip]:
     return clips
 
 
-def _ctc_aligner(config: DictConfig):
-    """``align(waveforms, units)`` of the AuT that ``stage.evaluation.ctc_model`` names."""
-    from qwen3asr_train.decoding.ctc_alignment import CtcAligner
-    from qwen3asr_train.models import aut
+def forced_aligner(model: Aligner, processor: Qwen3ASRProcessor, config: DictConfig
+                   ) -> ForcedAligner:
+    """What aligns as ``stage.decoding`` says."""
+    options = config.stage.decoding
+    coarse = options.coarse_model and ctc_aligner(str(options.coarse_model), config).spans
+    return ForcedAligner(model.to(scoring_device(config)), processor,
+                         max_seconds=options.max_seconds,
+                         batch_seconds=config.data.evaluation_seconds, coarse=coarse)
 
-    model, processor = aut.load(str(config.stage.evaluation.ctc_model),
-                                config.model.attn_implementation)
-    return CtcAligner(model.to(scoring_device(config)), processor).spans
+
+def ctc_aligner(folder: str, config: DictConfig) -> CtcAligner:
+    """CTC alignment by the AuT in ``folder``."""
+    model, processor = aut.load(folder, config.model.attn_implementation)
+    return CtcAligner(model.to(scoring_device(config)), processor)

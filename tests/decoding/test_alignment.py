@@ -1,12 +1,13 @@
-"""Alignment of whole folders against transformers' own path; long recordings with an oracle."""
+"""Alignment of whole folders against transformers' own path."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import Qwen3ASRForTokenClassification, Qwen3ASRProcessor
 
-from qwen3asr_train.decoding.alignment import ForcedAligner, align_long
+from qwen3asr_train.decoding.alignment import ForcedAligner
+from qwen3asr_train.decoding.alignment_long import cut_at_pauses
 from qwen3asr_train.models import aligner, asr
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
 
@@ -72,49 +73,20 @@ def test_no_longer_than_its_classes(ours):
     assert len(spans) == 18
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.floats(0.0, 3.0), st.floats(0.1, 1.0)), min_size=1, max_size=120),
-       st.floats(8.0, 30.0))
-def test_long_recordings_with_an_oracle(words, max_seconds):
-    """An aligner that is right about what it hears, and piles up the rest at the end."""
-    place, truth = 0.0, []
-    for pause, seconds in words:
-        truth.append((place + pause, place + pause + seconds))
-        place += pause + seconds
-    waveform = np.arange(round(place * 16_000), dtype=np.float64)
-    calls = 0
-
-    def align(piece, units):
-        nonlocal calls
-        calls += 1
-        start, end = piece[0] / 16_000, (piece[-1] + 1) / 16_000
-        spans = [truth[unit] for unit in units]
-        return [(min(max(a, start), end) - start, min(max(b, start), end) - start)
-                for a, b in spans]
-
-    class Unit(int):
-        def __len__(self):
-            return 4
-
-    found = align_long(waveform, [Unit(i) for i in range(len(words))], max_seconds, align)
-    assert len(found) == len(truth) and calls <= 3 + 4 * place / max_seconds
-    assert np.mean(np.abs(np.array(found) - np.array(truth)) < 0.01) > 0.95
-
-
-def test_cuts_are_where_it_is_quiet():
-    """Words at whole seconds that an aligner finds 0.15 s too late: the cuts still miss them."""
-    rng = np.random.default_rng(0)
-    waveform = np.zeros(30 * 16_000, np.float32)
-    for second in range(30):
-        waveform[second * 16_000:][:9_600] = rng.standard_normal(9_600)
-
-    def align(piece, units):
-        offset = np.flatnonzero(np.abs(piece) > 0)[0] / 16_000
-        assert offset < 0.45  # from inside a pause of 0.4 s
-        return [(offset + i + 0.15, offset + i + 0.75) for i in range(len(units))]
-
-    found = align_long(waveform, ["word"] * 30, 8.0, align)
-    assert [round(a - 0.15, 2) for a, _ in found] == pytest.approx(list(range(30)), abs=0.02)
+def test_coarse_times_tell_which_words_a_piece_holds(ours, waveforms):
+    """Each piece by itself, and what a coarse aligner says is too short goes on without it."""
+    long, units = np.concatenate(waveforms[:2] * 4), ["turn", "on", "the", "light"] * 4
+    step = len(long) / 16_000 / 16
+    coarse = [(i * step, (i + 1) * step) for i in range(16)]
+    align = replace(ours, max_seconds=3.0, coarse=lambda waveforms, units: [coarse])
+    pieces = cut_at_pauses(long, coarse, 3.0)
+    expected = [(pytest.approx(piece.start + a, abs=1e-3), pytest.approx(piece.start + b, abs=1e-3))
+                for piece in pieces
+                for a, b in ours.spans([piece.of(long)], [units[piece.first:piece.stop]])[0]]
+    assert len(pieces) > 2 and align.spans([long], [units])[0] == expected
+    without = replace(ours, max_seconds=3.0)
+    unsure = replace(without, coarse=lambda waveforms, units: [None])
+    assert unsure.spans([long], [units]) == without.spans([long], [units])
 
 
 def test_recogniser_folders_are_refused(tmp_path):

@@ -1,0 +1,121 @@
+"""Recordings that are longer than an aligner takes: pieces that are cut at pauses.
+
+With coarse times of all words (CTC over the whole recording) the pieces are known at once, and what
+goes wrong in one stays there: :func:`cut_at_pauses`. Without them, each piece is cut where its own
+words were found: :func:`piece_by_piece`.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from qwen3asr_train.data.audio import SAMPLE_RATE
+
+Spans = list[tuple[float, float]]
+"""Start and end (s) of each unit."""
+
+Align = Callable[[Sequence[np.ndarray], Sequence[Sequence[str]]], list[Spans | None]]
+"""Waveforms and their units to spans; None for a clip too short for its text."""
+
+_TEXT_SHARE = 0.7  # of the text that a piece of a long recording is expected to hold
+_PAUSE_MARGIN = 0.2  # seconds around a pause in which the quietest place is looked for
+_FRAME = 160  # samples in one energy frame (10 ms)
+_QUIET_FRAMES = 10
+_EDGE_SECONDS = 1.0  # words that are said to end so near a piece's end may belong behind it
+
+
+class Piece(NamedTuple):
+    """A stretch of a recording (s) and the units said in it, ``first`` to before ``stop``."""
+
+    start: float
+    end: float
+    first: int
+    stop: int
+
+    def of(self, waveform: np.ndarray) -> np.ndarray:
+        """Its samples."""
+        return waveform[round(self.start * SAMPLE_RATE):round(self.end * SAMPLE_RATE)]
+
+
+def cut_at_pauses(waveform: np.ndarray, coarse: Spans, max_seconds: float) -> list[Piece]:
+    """Pieces of at most ``max_seconds``, each cut where it is quietest between two words of its
+    second half; ``coarse``: times of all units that are about right. A piece is longer only where
+    two words are further apart than that."""
+    length = len(waveform) / SAMPLE_RATE
+    loudness, middles = _loudness(waveform), [(a + b) / 2 for a, b in coarse]
+    # cuts[i]: where to cut in front of unit i + 1, and how loud it is there
+    cuts = [_quietest(loudness, *pair) for pair in pairwise(middles)]
+    pieces, start, first = [], 0.0, 0
+    while length - start > max_seconds and first < len(cuts):
+        within = [i for i in range(first, len(cuts)) if cuts[i][0] - start <= max_seconds]
+        late = [i for i in within if cuts[i][0] - start >= max_seconds / 2] or within or [first]
+        chosen = min(late, key=lambda i: (cuts[i][1], -i))
+        end = max(cuts[chosen][0], start)
+        pieces.append(Piece(start, end, first, chosen + 1))
+        start, first = end, chosen + 1
+    return [*pieces, Piece(start, length, first, len(coarse))]
+
+
+def piece_by_piece(waveform: np.ndarray, units: Sequence[str], max_seconds: float,
+               align: Callable[[np.ndarray, Sequence[str]], Spans]) -> Spans:
+    """Times in a recording longer than ``max_seconds``, piece by piece.
+
+    Of each piece of the audio, ``align`` is given somewhat less text than it should hold, by the
+    letters; what it finds is kept up to the longest pause in its second half, and the next piece
+    starts where it is quietest around that pause.
+    """
+    found, start = [], 0.0
+    length = len(waveform) / SAMPLE_RATE
+    letters = [0, *accumulate(map(len, units))]
+    while len(found) < len(units):
+        done, rest = len(found), length - start
+        last = rest <= max_seconds
+        expected = letters[-1] - letters[done]
+        expected = expected if last else expected * _TEXT_SHARE * max_seconds / rest
+        stop = max(done + 1, int(np.searchsorted(letters, letters[done] + expected, "right")) - 1)
+        piece = waveform[round(start * SAMPLE_RATE):round((start + max_seconds) * SAMPLE_RATE)]
+        spans = align(piece, units[done:stop])
+        kept, cut = (len(spans), rest) if last else _cut_at_pause(piece, spans, max_seconds)
+        found += [(round(start + a, 3), round(start + b, 3)) for a, b in spans[:kept]]
+        start += cut
+    return found
+
+
+def _cut_at_pause(piece: np.ndarray, spans: Spans, seconds: float) -> tuple[int, float]:
+    """How many of the spans to keep, and where in the piece the next one starts.
+
+    Words that pile up at the end of the piece are said behind it, so they are not kept.
+    """
+    sure = [i for i, (_, end) in enumerate(spans, start=1) if end < seconds - _EDGE_SECONDS]
+    count = sure[-1] if sure else 1
+    pauses = [(after[0] - before[1], i)
+              for i, (before, after) in enumerate(pairwise(spans[:count]), start=1)
+              if i >= count // 2]
+    if not pauses:
+        return count, max(spans[count - 1][1], 0.5)
+    _, kept = max(pauses)
+    return kept, max(_quietest(_loudness(piece), spans[kept - 1][1] - _PAUSE_MARGIN,
+                               spans[kept][0] + _PAUSE_MARGIN)[0], 0.5)
+
+
+def _loudness(samples: np.ndarray) -> np.ndarray:
+    """Energy of the 100 ms that begin at each 10 ms; none of less than 100 ms."""
+    count = len(samples) // _FRAME
+    if count < _QUIET_FRAMES:
+        return np.zeros(0)
+    energy = np.square(samples[:count * _FRAME], dtype=np.float64).reshape(count, _FRAME).mean(1)
+    return np.convolve(energy, np.ones(_QUIET_FRAMES), mode="valid")
+
+
+def _quietest(loudness: np.ndarray, start: float, end: float) -> tuple[float, float]:
+    """The middle of the quietest 100 ms between ``start`` and ``end`` (s), and how loud they are.
+    """
+    first = min(max(0, round(start * SAMPLE_RATE) // _FRAME), max(0, len(loudness) - 1))
+    found = loudness[first:max(first + 1, round(end * SAMPLE_RATE) // _FRAME - _QUIET_FRAMES + 1)]
+    if not len(found):
+        return (start + end) / 2, 0.0
+    quiet = np.flatnonzero(found <= found.min() * (1 + 1e-6))  # digital silence: its middle
+    place = first + quiet[len(quiet) // 2] + _QUIET_FRAMES / 2
+    return place * _FRAME / SAMPLE_RATE, float(found.min())
