@@ -116,7 +116,8 @@ class AlignerModule(TrainingModule):
                  lr: float):
         optimizer = OmegaConf.to_container(config.stage.optimizer) | {"lr": lr}
         super().__init__(model, optimizer, OmegaConf.to_container(config.trainer), config.seed)
-        self._prompts, self._smoothing = prompts, config.stage.label_smoothing_width
+        self._prompts = prompts
+        self._smoothing = config.stage.label_smoothing_width, config.stage.outlier_likelihood
         self._clips: list = []
         self._losses: list[tuple[float, int]] = []
 
@@ -125,7 +126,7 @@ class AlignerModule(TrainingModule):
         labels = batch["inputs"]["labels"]
         is_target = labels >= 0
         logits = self.model.slot_logits(batch["inputs"], is_target)
-        return {"loss": (1.0, slot_cross_entropy(logits, labels[is_target], self._smoothing))}
+        return {"loss": (1.0, slot_cross_entropy(logits, labels[is_target], *self._smoothing))}
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Loss and repaired times of one batch."""

@@ -32,11 +32,33 @@ def test_gaussian_targets_in_float64(logits, width):
     assert float(slot_cross_entropy(logits, LABELS, width)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_gradient(logits):
+@pytest.mark.parametrize("outliers", [0.0, 0.01])
+def test_gradient(logits, outliers):
     numbers = logits.double().requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda x: slot_cross_entropy(x.double(), LABELS, 1.0).double(), numbers, eps=1e-2,
-        atol=2e-2)
+        lambda x: slot_cross_entropy(x.double(), LABELS, 1.0, outliers).double(), numbers,
+        eps=1e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("outliers", [1e-4, 0.01, 0.5])
+def test_outliers_in_float64(logits, outliers):
+    scores = logits.double().numpy()
+    probs = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    picked = probs[range(5), LABELS.tolist()]
+    expected = -np.log((picked + outliers) / (1 + outliers)).sum()
+    assert float(slot_cross_entropy(logits, LABELS, 0.0, outliers)) == \
+        pytest.approx(expected, rel=1e-5)
+
+
+def test_a_label_far_from_what_is_heard_does_not_pull():
+    logits = torch.zeros(2, 20)
+    logits[:, 3] = 12.0
+    pulls = []
+    for outliers in (0.0, 0.01):
+        given = logits.clone().requires_grad_()
+        slot_cross_entropy(given, torch.tensor([3, 15]), 0.0, outliers).backward()
+        pulls.append(float(given.grad[1].norm()))
+    assert pulls[0] > 1 and pulls[1] < 1e-2
 
 
 def test_no_slots_have_a_graph():
