@@ -8,13 +8,15 @@ from pathlib import Path, PurePosixPath
 from data_prep.align_teachers.options import filters_of, run_teacher, teacher_parser, to_stderr
 from data_prep.align_teachers.relabel import Sample, Summary, Teacher, relabel
 from data_prep.align_teachers.times import EXTENSIONS, Words, ctm_words, read_text, times_or_reason
+from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
 from qwen3asr_train.errors import UserError
 
 _DESCRIPTION = """\
 Give the samples of shards the word times of an aligner, or of a person. --times is a folder, with
 all below it, of one file a sample, named as its key: KEY.TextGrid (long or short; the tier 'words',
-as the Montreal Forced Aligner writes it), KEY.ctm, KEY.txt (Audacity labels) or KEY.json; or one
-.ctm file whose recordings are the keys. --second is another teacher's, for comparison."""
+as the Montreal Forced Aligner writes it), KEY.ctm, KEY.txt (Audacity labels) or KEY.json; or a folder of shards whose
+records have `words`; or one .ctm file whose recordings are the keys. --second is another
+teacher's, for comparison."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,12 +37,15 @@ def _run(args: Namespace) -> Summary:
 
 
 def teacher_of_files(path: Path) -> Teacher:
-    """Words by key from a folder of files, or from one CTM file. UserError for neither."""
+    """Words by key from a folder of files or of shards, or from one CTM file. UserError for none
+    of them."""
     if path.is_file() and path.suffix.lower() == ".ctm":
         recordings = ctm_words(read_text(path), str(path))
         return lambda samples: [_by_key(recordings, s.entry.key) or "no times" for s in samples]
     if not path.is_dir():
         raise UserError(f"{path}: neither a folder of times nor a .ctm file")
+    if next(path.glob("*.tar"), None):
+        return teacher_of_shards(path)
     files = {}
     for file in sorted(path.rglob("*")):
         if file.suffix.lower() in EXTENSIONS:
@@ -54,6 +59,20 @@ def teacher_of_files(path: Path) -> Teacher:
     def teacher(samples: Sequence[Sample]) -> list[Words | str]:
         return [times_or_reason(_by_key(files, sample.entry.key), "no times")
                 for sample in samples]
+
+    return teacher
+
+
+def teacher_of_shards(folder: Path) -> Teacher:
+    """The ``words`` of the records of shards, by key."""
+    reader = ShardReader()
+    entries = {entry.key: entry for shard in find_shards([str(folder)])
+               for entry in read_entries(shard)}
+
+    def teacher(samples: Sequence[Sample]) -> list[Words | str]:
+        found = [entries.get(sample.entry.key) for sample in samples]
+        return [(reader.read(entry)[0].get("words") if entry else None) or "no times"
+                for entry in found]
 
     return teacher
 

@@ -41,6 +41,10 @@ class TimeFilters:
         others = None if second is None else _letter_times(second)
         places = [0, *accumulate(len(letters(word)) for word, *_ in words)]
         for (word, start, end), first, last in zip(words, places, places[1:], strict=False):
+            if start is None or end is None:
+                doubts["without a time"] += 1
+                kept.append([word, None, None])
+                continue
             reason = self._doubt(word, start, end, before, seconds)
             if reason is None and others is not None:
                 reason = self._disagreement(start, end, others, first, last)
