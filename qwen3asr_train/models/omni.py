@@ -173,13 +173,15 @@ def sections(head_dim: int) -> list[int]:
     return [angles - 2 * side, side, side]
 
 
-def build(base: asr.Recogniser, processor: Qwen3ASRProcessor, vision: dict, seed: int,
-          mrope_section: list[int] | None = None) -> OmniModel:
-    """A recogniser with a vision tower of random weights.
+def build(base: asr.Recogniser, processor: Qwen3ASRProcessor, vision: dict | Qwen3VLVisionModel,
+          seed: int, mrope_section: list[int] | None = None) -> OmniModel:
+    """A recogniser with a vision tower.
 
-    ``vision``: fields of ``Qwen3VLVisionConfig`` (``vision_config`` of configs/model/*.yaml); its
-    output is as wide as the language model. The vision tokens are added to the processor's
-    tokenizer, and the embeddings grow, where they lack them.
+    ``vision``: a tower whose output is as wide as the language model; or for one of random weights
+    fields of ``Qwen3VLVisionConfig`` (``vision_config`` of configs/model/*.yaml). The vision tokens
+    are added to the processor's tokenizer, and the embeddings grow, where they lack them.
+    UserError for a tower with more deepstack layers than the language model has layers to take
+    them.
     """
     tokenizer = add_vision_tokens(processor.tokenizer)
     if len(tokenizer) > base.config.text_config.vocab_size:
@@ -190,7 +192,12 @@ def build(base: asr.Recogniser, processor: Qwen3ASRProcessor, vision: dict, seed
     config._attn_implementation = base.config._attn_implementation
     for field, token in VISION_IDS.items():
         setattr(config, field, tokenizer.convert_tokens_to_ids(token))
-    config.vision_config = vision | {"out_hidden_size": config.text_config.hidden_size}
+    fields = vision if isinstance(vision, dict) else vision.config.to_diff_dict()
+    deep, layers = len(fields["deepstack_visual_indexes"]), config.text_config.num_hidden_layers
+    if deep > layers:
+        raise UserError(f"the vision tower has {deep} deepstack layers, the language model "
+                        f"{layers} layers to take them")
+    config.vision_config = fields | {"out_hidden_size": config.text_config.hidden_size}
     config.mrope_section = list(mrope_section or sections(config.text_config.head_dim))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -199,6 +206,8 @@ def build(base: asr.Recogniser, processor: Qwen3ASRProcessor, vision: dict, seed
     if unexpected or any(not name.startswith("model.visual.") for name in missing):
         raise UserError("init_from: the recogniser's weights do not fit the omni model: "
                         f"{(unexpected or missing)[0]}")
+    if not isinstance(vision, dict):
+        model.model.visual.load_state_dict(vision.state_dict())
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
     return adapt(model)

@@ -19,7 +19,12 @@ from qwen3asr_train.stages.omni_setup import Pass
 log = logging.getLogger(__name__)
 
 FINE_TUNING_SHARE = 0.1
-"""``stage.optimizer.lr.PART=auto`` with ``init_from``: of ``model.lr_from_scratch``."""
+"""``stage.optimizer.lr.PART=auto`` of pretrained parts: of ``model.lr_from_scratch``."""
+
+PRETRAINED = {"init_from": tuple(omni.PARTS), "language_model_from": ("language_model",),
+              "vision_from": ("vision_encoder",)}
+"""Field of the stage -> parts that it brings and that fit the rest. The mergers of ``vision_from``
+were trained for another language model: they learn as an adapter does."""
 
 
 def pass_config(config: DictConfig, one: Pass) -> DictConfig:
@@ -84,7 +89,8 @@ class OmniModule(TrainingModule):
         options = OmegaConf.to_container(config.stage.optimizer) | {"lr": max(rates.values())}
         super().__init__(model, options, OmegaConf.to_container(config.trainer), config.seed)
         self._rates = {part: rate * one.options.lr_scale for part, rate in rates.items()}
-        scratch = config.stage.init_from is None and config.stage.init_from_encoder is None
+        scratch = not any(config.stage[name] for name in (
+            "init_from", "init_from_encoder", "language_model_from"))
         self._ctc = float(scratch) if config.stage.ctc_weight == "auto" else \
             config.stage.ctc_weight
         self._places, self._tokens = 0, Counter()
@@ -119,11 +125,11 @@ class OmniModule(TrainingModule):
 
 def learning_rates(config: DictConfig) -> dict[str, float]:
     """Part -> peak learning rate, with what ``auto`` stands for."""
-    scratch = config.model.lr_from_scratch
-    auto = scratch if config.stage.init_from is None else FINE_TUNING_SHARE * scratch
-    rates = {part: auto if config.stage.optimizer.lr[part] == "auto"
-             else float(config.stage.optimizer.lr[part]) for part in omni.PARTS}
-    return rates
+    pretrained = {part for field, parts in PRETRAINED.items() if config.stage[field]
+                  for part in parts}
+    given = config.stage.optimizer.lr
+    return {part: config.model.lr_from_scratch * (FINE_TUNING_SHARE if part in pretrained else 1.0)
+            if given[part] == "auto" else float(given[part]) for part in omni.PARTS}
 
 
 def train_only(model: omni.OmniModel, parts: list[str]) -> None:

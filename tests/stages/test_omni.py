@@ -13,14 +13,27 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
+from transformers import (
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 from data_prep import pictures
 from qwen3asr_train import command_line as commands
 from qwen3asr_train.data.shards import ShardWriter
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr, omni
-from qwen3asr_train.stages.omni_setup import Pass, build_tasks, passes_of
-from qwen3asr_train.stages.omni_training import OmniModule
+from qwen3asr_train.models.tokenizer import train_tokenizer
+from qwen3asr_train.stages.omni_setup import (
+    Pass,
+    build_model,
+    build_reader,
+    build_tasks,
+    passes_of,
+)
+from qwen3asr_train.stages.omni_training import OmniModule, learning_rates
 
 PASSES = {"prepare": ["language"], "general": ["all"], "long": ["all"], "align": [
     "audio_adapter", "audio_encoder", "vision_adapter", "vision_encoder"]}
@@ -167,6 +180,50 @@ def test_a_learning_rate_for_each_part(run, config):
     assert by_part == {"audio_adapter": {2e-3}, "audio_encoder": {2e-3}, "vision_adapter": {2e-3},
                        "vision_encoder": {1e-4}, "language_model": {3e-5}}
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(names)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """Folders as the released ones: a Qwen3, a Qwen3-VL as wide, and one that is wider."""
+    root = tmp_path_factory.mktemp("released")
+    tokenizer = train_tokenizer(["a red circle"] * 4, 280)
+    text = dict(vocab_size=len(tokenizer), hidden_size=24, intermediate_size=32, head_dim=12,
+                num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(Qwen3Config(**text, tie_word_embeddings=True)).save_pretrained(root / "text")
+    tokenizer.save_pretrained(root / "text")
+    vision = dict(depth=1, hidden_size=16, intermediate_size=24, num_heads=2, patch_size=4,
+                  num_position_embeddings=16, deepstack_visual_indexes=[0])
+    for name, width in (("vision", 24), ("wide", 32)):
+        Qwen3VLForConditionalGeneration(Qwen3VLConfig(
+            text_config=text | {"hidden_size": width},
+            vision_config=vision | {"out_hidden_size": width})).save_pretrained(root / name)
+    return root
+
+
+def test_parts_of_released_checkpoints(config, released):
+    given = [*MODEL, f"stage.language_model_from={released / 'text'}",
+             f"stage.vision_from={released / 'vision'}", "stage.optimizer.lr.vision_adapter=5e-4"]
+    options = config(*given)
+    model, processor = build_model(options, {}, build_tasks(options))
+    saved = load_file(released / "text" / "model.safetensors") | {
+        name: value for name, value in load_file(released / "vision" / "model.safetensors").items()
+        if name.startswith("model.visual.")}
+    for name, value in saved.items():
+        ours = name if "visual" in name else name.replace("model.", "model.language_model.", 1)
+        assert torch.equal(model.state_dict()[ours][:len(value)], value), name
+    assert processor.tokenizer.convert_tokens_to_ids("<|video_pad|>") < len(model.lm_head.weight)
+    reader = build_reader(options, model, processor, build_tasks(options))
+    assert reader.picture.patch == 4  # not the preset's
+    assert list(passes_of(options)) == ["align", "general", "long"]
+    assert learning_rates(options) == pytest.approx({
+        "audio_adapter": 2e-3, "audio_encoder": 2e-3, "vision_adapter": 5e-4,
+        "vision_encoder": 2e-4, "language_model": 2e-4})
+    for more, message in (
+            ([f"stage.vision_from={released / 'wide'}"], "32 wide, the language model is 24 wide"),
+            (["stage.init_from=x/y"], "init_from=x/y brings its own language model")):
+        with pytest.raises(UserError, match=message):
+            build_model(config(*given, *more), {}, {})
 
 
 def test_the_joint_variant_trains_both_at_once(config):
