@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,8 +17,9 @@ from qwen3asr_train.data.collate import IGNORE
 from qwen3asr_train.data.dataset import naming
 from qwen3asr_train.data.packing import Item, OmniCell, Source, pack
 from qwen3asr_train.data.pictures import PictureFormat
-from qwen3asr_train.data.shards import Entry, ShardReader
-from qwen3asr_train.data.tasks import TaskBuilder, TokenSequence, pad_positions
+from qwen3asr_train.data.positions import Vision
+from qwen3asr_train.data.shards import Entry, ShardReader, frame_times
+from qwen3asr_train.data.tasks import Given, TaskBuilder, TokenSequence, pad_positions
 from qwen3asr_train.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -27,13 +29,14 @@ SHOWN = 3
 
 
 class Example(NamedTuple):
-    """One sample ready for packing: tokens, features ``(frames, 128)`` (None: no audio), patches
-    and grid of its picture (None: no picture), ids of what is said (None: no transcript)."""
+    """One sample ready for packing: tokens, features ``(frames, 128)`` (None: no audio), patches of
+    its picture or film and how these lie in tokens and time (None: neither), ids of what is said
+    (None: no transcript)."""
 
     tokens: TokenSequence
     mel: Tensor | None
     patches: Tensor | None
-    grid: tuple[int, int] | None
+    seen: Vision | None
     transcript: list[int] | None
 
 
@@ -54,29 +57,53 @@ class SampleReader:
         """Tokens of a sample for each of its prompts, from its record and headers; DataError for
         one that lacks what its task needs."""
         record = self._shards.read_record(entry)
-        grid = audio = None
+        image = film = audio = None
         if entry.image_at:
-            payload = self._shards.read_image(entry)
-            grid = self.picture.grid(*pictures.size_of(payload, entry.name), entry.name)
+            size = pictures.size_of(self._shards.read_image(entry), entry.name)
+            image = Vision(*self.picture.grid(*size, entry.name))
+        if entry.frames_at:  # the others are as large, or are found out when they are decoded
+            first = pictures.size_of(next(self._shards.read_frames(entry)), f"{entry.name} frame 1")
+            film = Vision(*self.picture.film.grid(*first, entry.name), self._times(entry, record))
         if entry.audio_at:
             samples = max(round(entry.duration * SAMPLE_RATE), features.MIN_SAMPLES)
             audio = features.audio_tokens(samples // features.HOP)
         with naming(entry):
-            return self.tasks.lengths(record, grid, audio)
+            return self.tasks.lengths(record, Given(image, film, audio))
 
     def example(self, entry: Entry, way: int) -> tuple[dict, Example]:
         """The record, and the sample with its prompt of number ``way``."""
         record, payload = self._shards.read(entry)
-        mel = patches = grid = None
+        mel = image = film = patches = audio = None
         if payload is not None:
             mel = features.log_mel(decode(payload, name=entry.name))
+            audio = features.audio_tokens(len(mel))
         if entry.image_at:
             picture = pictures.decode(self._shards.read_image(entry), entry.name)
             patches, grid = self.picture.patches(picture)
+            image = Vision(*grid)
+        if entry.frames_at:
+            patches, grid = self.picture.film_patches(self._frames(entry))
+            film = Vision(*grid, self._times(entry, record))
         with naming(entry):
-            audio = None if mel is None else features.audio_tokens(len(mel))
-            tokens = self.tasks.build(record, grid, audio, way)
-            return record, Example(tokens, mel, patches, grid, self.tasks.transcript(record))
+            tokens = self.tasks.build(record, Given(image, film, audio), way)
+            return record, Example(tokens, mel, patches, image or film,
+                                   self.tasks.transcript(record))
+
+    def _times(self, entry: Entry, record: dict) -> tuple[float, ...]:
+        """When each patch of a film begins to be shown, in seconds."""
+        return frame_times(record, len(entry.frames_at), entry.name)[::self.picture.frames]
+
+    def _frames(self, entry: Entry) -> list[Image.Image]:
+        """A film's frames; DataError for one that does not decode or is not as large as the first.
+        """
+        shown = []
+        for number, payload in enumerate(self._shards.read_frames(entry), 1):
+            name = f"{entry.name} frame {number}"
+            shown.append(pictures.decode(payload, name))
+            if shown[-1].size != shown[0].size:
+                raise DataError(f"{name}: {shown[-1].width} x {shown[-1].height} pixels, the first "
+                                f"frame has {shown[0].width} x {shown[0].height}")
+        return shown
 
 
 def measured(name: str, entries: Sequence[Entry], reader: SampleReader, most_tokens: int, seed: int
@@ -163,13 +190,13 @@ def collate(examples: Sequence[Example], pad_id: int, picture: PictureFormat, ro
 
 
 def media(examples: Sequence[Example], picture: PictureFormat) -> dict[str, Tensor]:
-    """Audio, transcripts and pictures in the order of the examples, as the model takes them; a
-    silent clip and a grey picture where there is none."""
+    """Audio, transcripts, pictures and films in the order of the examples, as the model takes them;
+    a silent clip and a grey picture where there is none."""
     heard = [example for example in examples if example.mel is not None]
     chunked = [features.chunk(example.mel) for example in heard] or \
         [features.chunk(torch.zeros(features.CHUNK_FRAMES, features.MEL_BINS))]
-    seen = [(e.patches, e.grid) for e in examples if e.patches is not None] or \
-        [(torch.zeros(picture.merge ** 2, 3 * picture.frames * picture.patch ** 2), (1, 1))]
+    seen = [(e.patches, e.seen) for e in examples if e.patches is not None] or \
+        [(torch.zeros(picture.merge ** 2, 3 * picture.frames * picture.patch ** 2), Vision(1, 1))]
     spoken = [example.transcript for example in heard]
     return {
         "input_features": torch.cat([chunks for chunks, _ in chunked]),
@@ -182,8 +209,8 @@ def media(examples: Sequence[Example], picture: PictureFormat) -> dict[str, Tens
         "transcript_lengths": torch.tensor([-1 if ids is None else len(ids) for ids in spoken],
                                            dtype=torch.long),
         "pixel_values": torch.cat([patches for patches, _ in seen]),
-        "grid_thw": torch.tensor([[1, picture.merge * rows, picture.merge * columns]
-                                  for _, (rows, columns) in seen]),
+        "grid_thw": torch.tensor([[len(times), picture.merge * rows, picture.merge * columns]
+                                  for _, (rows, columns, times) in seen]),
     }
 
 

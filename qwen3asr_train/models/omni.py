@@ -56,8 +56,9 @@ class OmniModel(asr.Recogniser):
     (place within the sample, temporal, height, width; a row may hold several samples, each of which
     begins at place 0 and sees itself alone); the encoder's ``input_features``, ``chunk_lengths``,
     ``clip_chunks``; the tower's ``pixel_values`` ``(patches, channels * frames * side * side)`` and
-    ``grid_thw`` ``(pictures, 3)``. Audio and pictures lie in the order of their tokens; a clip or
-    picture beyond the last token is a dummy that keeps every module running on every rank.
+    ``grid_thw`` ``(pictures and films, 3)``. Audio, pictures and films lie in the order of their
+    tokens; a clip or picture beyond the last token is a dummy that keeps every module running on
+    every rank.
     """
 
     def __init__(self, config: Qwen3ASRConfig):
@@ -133,7 +134,8 @@ class OmniModel(asr.Recogniser):
         cache, mask = DynamicCache(config=self.model.language_model.config), batch["prompt_mask"]
         hidden, _ = self.read(batch, "prompt_ids", "prompt_positions", attention_mask=mask,
                               past_key_values=cache, use_cache=True)
-        places = batch["prompt_positions"].amax((0, 2))
+        # not the greatest of all: a film's sound may end before its rows and columns do
+        places = batch["prompt_positions"][:, :, -1].amax(0)
         ends = torch.tensor(self.config.eos_token_id, device=mask.device)
         ended = torch.zeros_like(places, dtype=torch.bool)
         tokens: list[Tensor] = []
