@@ -81,7 +81,10 @@ def test_every_figure_before_and_after_each_phase(run):
     metrics = json.loads((run / "metrics.json").read_text())
     figures = ["captions/exact_match", "spoken_questions/exact_match", "sounds/exact_match",
                "questions/exact_match", "words/exact_match", "speech/wer", "long_speech/wer",
-               "text/perplexity"]
+               "text/perplexity", "films/film_caption/exact_match",
+               "films/film_question/exact_match",
+               "sounding_films/film_with_sound/exact_match",
+               "sounding_films/film_with_sound_question/exact_match"]
     phases = ["prepare", "align", "general", "long"]
     for figure in figures:
         for first, second in pairwise(phases):
@@ -264,7 +267,8 @@ OWN = [*MODEL, "stage=omni", "data=omni_shards", "data.workers=0", "trainer.prog
 
 def test_bad_samples_of_ones_own_shards(broken, command_line, tmp_path):
     given = [*OWN, f"run_dir={tmp_path}", f"data.sources={{pictures: {{train: {broken}}}}}"]
-    weights = ("text", "speech", "sounds", "captions", "questions", "words", "spoken_questions")
+    weights = ("text", "speech", "sounds", "captions", "questions", "words", "spoken_questions",
+               "films", "sounding_films")
     none = [f"stage.phases.general.passes.all.weights.{name}=0" for name in weights]
     refused = command_line(*given, small=False, check=False)
     assert refused.returncode == 2 and "no source captions in data.sources" in refused.stderr
