@@ -137,21 +137,35 @@ def losses(folder) -> list[float]:
             (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_as_one(command_line, tmp_path):
-    """Also in the second pass, whose Trainer finds the processes of the first."""
-    short = [*SMALL, "stage.test=false", "stage.phases.align.passes=null",
-             "stage.phases.long.passes=null"]
-    short = [a for a in short if "phases.align.passes." not in a and "phases.long.passes." not in a]
-    command_line(*short, f"run_dir={tmp_path / 'one'}", small=False)
-    command_line(*short, f"run_dir={tmp_path / 'two'}", "strategy=ddp", "strategy.devices=2",
+SHORT = [*(a for a in SMALL if "phases.long.passes." not in a), "stage.test=false",
+         "stage.phases.long.passes=null", "stage.phases.align.passes.audio_encoder.steps=0",
+         "stage.phases.align.passes.vision_adapter.steps=0"]
+
+
+@pytest.fixture(scope="module")
+def one_process(command_line, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    command_line(*SHORT, f"run_dir={folder}", small=False)
+    return folder
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+def test_two_processes_train_as_one(command_line, one_process, tmp_path, strategy):
+    """Also in later passes, whose Trainer finds the processes of the first, and frozen parts."""
+    command_line(*SHORT, f"run_dir={tmp_path}", f"strategy={strategy}", "strategy.devices=2",
                  small=False)
-    assert len(losses(tmp_path / "one")) == 6
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    assert omni.is_omni(str(tmp_path / "two" / "model"))
+    assert len(losses(one_process)) == 12
+    assert losses(tmp_path) == pytest.approx(losses(one_process), rel=1e-4)
+    before, now = (torch.load(tmp_path / "phases" / one / "checkpoints/step-3.ckpt",
+                              weights_only=True)["state_dict"]
+                   for one in ("align/audio_adapter", "align/vision_encoder"))
+    assert {omni.part_of(name.removeprefix("model.")) for name, value in now.items()
+            if not torch.equal(value, before[name])} == {"vision_encoder"}
+    assert omni.is_omni(str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["strategy=zero2", "strategy.devices=2"], "stage=omni: strategy=single or ddp"),
+    (["strategy=zero3", "strategy.devices=2"], "strategy=single, ddp, zero1 or zero2; zero3"),
     (["resume=/some/file"], "stage=omni goes on with resume=auto"),
     (["data=omni_shards"], "data.sources is not set")])
 def test_what_is_refused(command_line, tmp_path, arguments, message):
