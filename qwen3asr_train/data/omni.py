@@ -1,8 +1,10 @@
 """Samples of any modality to packed batches: measure, read, decode, tokenise, pack."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,14 +17,17 @@ from qwen3asr_train.data import features, pictures
 from qwen3asr_train.data.audio import SAMPLE_RATE, decode
 from qwen3asr_train.data.collate import IGNORE
 from qwen3asr_train.data.dataset import naming
-from qwen3asr_train.data.packing import Item, OmniCell, Source, pack
+from qwen3asr_train.data.packing import Item, OmniCell, Sample, Source, pack
 from qwen3asr_train.data.pictures import PictureFormat
 from qwen3asr_train.data.positions import Vision
-from qwen3asr_train.data.shards import Entry, ShardReader, frame_times
+from qwen3asr_train.data.shards import Entry, ShardReader, frame_times, read_entries
 from qwen3asr_train.data.tasks import Given, TaskBuilder, TokenSequence, pad_positions
-from qwen3asr_train.errors import DataError
+from qwen3asr_train.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
+
+SHARDS_KEPT = 64
+"""Shards whose samples stay measured, so that a small corpus is measured once for all passes."""
 
 SHOWN = 3
 """Unusable samples of a source that are named in the log; all are counted."""
@@ -45,15 +50,19 @@ class SampleReader:
 
     def __init__(self, tasks: TaskBuilder, picture: PictureFormat):
         self.tasks, self.picture, self._shards = tasks, picture, ShardReader()
-        self._lengths: dict[str, list[int]] = {}
+        self.measure_shard = lru_cache(SHARDS_KEPT)(self._measure_shard)
+
+    def _measure_shard(self, shard: str) -> tuple[list[Sample], list[str]]:
+        """The samples of a shard that can be used, and why the others cannot."""
+        usable, unusable = [], []
+        for entry in read_entries(shard):
+            try:
+                usable.append((entry, self.measure(entry)))
+            except DataError as error:
+                unusable.append(str(error))
+        return usable, unusable
 
     def measure(self, entry: Entry) -> list[int]:
-        """:meth:`_measure`, once for each sample."""
-        if entry.name not in self._lengths:
-            self._lengths[entry.name] = self._measure(entry)
-        return self._lengths[entry.name]
-
-    def _measure(self, entry: Entry) -> list[int]:
         """Tokens of a sample for each of its prompts, from its record and headers; DataError for
         one that lacks what its task needs."""
         record = self._shards.read_record(entry)
@@ -106,30 +115,37 @@ class SampleReader:
         return shown
 
 
-def measured(name: str, entries: Sequence[Entry], reader: SampleReader, most_tokens: int, seed: int
-             ) -> tuple[Source, list[str]]:
+def measured(name: str, shards: Sequence[str], reader: SampleReader, most_tokens: int, seed: int,
+             shards_per_group: int = 16, most_bad: float = math.inf) -> tuple[Source, list[str]]:
     """The source of all samples that can be used and have at most ``most_tokens``, and why others
-    cannot be used. Longer ones wait for a phase with longer rows. Both are counted in the log."""
-    kept, lengths, unusable, longer = [], [], [], 0
-    for entry in entries:
-        try:
-            found = reader.measure(entry)
-        except DataError as error:
-            unusable.append(str(error))
-            continue
-        if max(found) > most_tokens:
-            longer += 1
-            continue
-        kept.append(entry)
-        lengths.append(found)
+    cannot be used. Longer ones wait for a phase with longer rows. Both are counted in the log.
+
+    Reads every record and picture's header once, and keeps one number of each shard. UserError
+    for more than ``most_bad`` samples that cannot be used.
+    """
+    def fitting(shard: str) -> list[Sample]:
+        usable, _ = reader.measure_shard(shard)
+        return [(entry, lengths) for entry, lengths in usable if max(lengths) <= most_tokens]
+
+    tokens, unusable, samples, longer = {}, [], 0, 0
+    for shard in shards:
+        usable, bad = reader.measure_shard(shard)
+        kept = fitting(shard)
+        tokens[shard] = sum(sum(lengths) / len(lengths) for _, lengths in kept)
+        samples, longer = samples + len(usable) + len(bad), longer + len(usable) - len(kept)
+        unusable += bad
+        if len(unusable) > most_bad:
+            break
     if unusable:
         log.warning("data.sources.%s: %d of %d samples cannot be used: %s%s", name, len(unusable),
-                    len(entries), "; ".join(unusable[:SHOWN]),
-                    " …" if len(unusable) > SHOWN else "")
+                    samples, "; ".join(unusable[:SHOWN]), " …" if len(unusable) > SHOWN else "")
+    if len(unusable) > most_bad:
+        raise UserError(f"data.sources.{name}: more unusable samples than data.max_bad_samples "
+                        f"allows; {unusable[0]}")
     if longer:
         log.info("data.sources.%s: %d of %d samples are longer than row_tokens=%d", name, longer,
-                 len(entries), most_tokens)
-    return Source(name, kept, lengths, seed), unusable
+                 samples, most_tokens)
+    return Source(name, tokens, fitting, seed, shards_per_group), unusable
 
 
 class OmniDataset(Dataset):

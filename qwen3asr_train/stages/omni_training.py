@@ -10,7 +10,6 @@ from qwen3asr_train.data.dataset import StepLoader, loader, sum_over_ranks
 from qwen3asr_train.data.omni import OmniDataset, SampleReader, measured
 from qwen3asr_train.data.packing import TokenPlan
 from qwen3asr_train.data.plan import sample_seed
-from qwen3asr_train.data.shards import read_entries
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import omni
 from qwen3asr_train.runtime.training import TrainingModule
@@ -53,13 +52,11 @@ class OmniData(lightning.LightningDataModule):
         self.unusable: list[str] = []
         made = []
         for name in weights:
-            entries = [entry for path in sources[name] for entry in read_entries(path)]
-            source, unusable = measured(name, entries, reader, one.options.row_tokens, seed)
+            source, unusable = measured(
+                name, sources[name], reader, one.options.row_tokens, seed,
+                config.data.shards_per_group, config.data.max_bad_samples - len(self.unusable))
             made.append(source)
             self.unusable += unusable
-        if len(self.unusable) > config.data.max_bad_samples:
-            raise UserError(f"{len(self.unusable)} unusable samples, data.max_bad_samples="
-                            f"{config.data.max_bad_samples}; {self.unusable[0]}")
         self.plan = TokenPlan(made, weights, one.options.step_tokens)
         self.steps: StepLoader | None = None
 

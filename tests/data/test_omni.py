@@ -20,7 +20,7 @@ from qwen3asr_train.data.packing import Item, OmniCell
 from qwen3asr_train.data.pictures import PictureFormat
 from qwen3asr_train.data.shards import ShardReader, ShardWriter, read_entries
 from qwen3asr_train.data.tasks import Task, TaskBuilder
-from qwen3asr_train.errors import DataError
+from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.models import asr, omni
 from qwen3asr_train.models.tokenizer import add_vision_tokens, make_processor, train_tokenizer
 from tests.data.test_positions import (
@@ -178,13 +178,17 @@ def test_what_cannot_be_used_is_named_and_counted(reader, tmp_path):
         writer.write("long", {"text": "a house " * 300, "task": "text"})
         writer.write("good", {"text": "a", "task": "image_caption"}, image=whole)
         writer.write("cut", {"text": "a", "task": "image_caption"}, image=whole[:-400])
-    source, unusable = measured("mine", read_entries(writer.paths[0]), reader, 160, 0)
-    assert [e.key for e in source.entries] == ["good", "cut"]
+    source, unusable = measured("mine", [str(writer.paths[0])], reader, 160, 0)
+    usable = [entry for entry, _ in reader.measure_shard(str(writer.paths[0]))[0]]
+    assert [e.key for e in usable] == ["long", "good", "cut"]  # the first for longer rows
+    assert {item.entry.key for item in source.between(0, 200)} == {"good", "cut"}
+    with pytest.raises(UserError, match=r"more unusable samples .*no_picture: task"):
+        measured("mine", [str(writer.paths[0])], reader, 160, 0, most_bad=5)
     for message, (key, (_, _, reason)) in zip(unusable, bad.items(), strict=True):
         assert key in message and reason in message
     # the header of the cut file is whole: it is found out when its picture is read
     batch = OmniDataset(reader, 160)[OmniCell(0, tuple(
-        Item(e, 0, 0, 30, "mine") for e in source.entries))]
+        Item(e, 0, 0, 30, "mine") for e in usable[1:]))]
     assert [e.key for e in batch["meta"]["entries"]] == ["good"]
     assert "cut: a picture that does not decode" in batch["meta"]["skipped"][0]
     assert len(batch["inputs"]["grid_thw"]) == 1
@@ -245,11 +249,12 @@ def test_films_that_cannot_be_used(reader, tmp_path, capsys):
     assert "short: 'frame_times' must be 2" in printed and "back: 'frame_times'" in printed
     found = read_entries(tar)
     assert [e.key for e in found] == ["none", "wordless", "good", "cut", "turned"]
-    source, unusable = measured("films", found, reader, 160, 0)
+    source, unusable = measured("films", [str(tar)], reader, 160, 0)
     assert "none: task 'asr' without its audio" in unusable[0]
     assert "wordless: empty text" in unusable[1] and len(unusable) == 2
+    assert {item.entry.key for item in source.between(0, 500)} == {"good", "cut", "turned"}
     batch = OmniDataset(reader, 160)[OmniCell(0, tuple(
-        Item(e, 0, 0, 30, "films") for e in source.entries))]
+        Item(e, 0, 0, 30, "films") for e in found[2:]))]
     assert [e.key for e in batch["meta"]["entries"]] == ["good"]
     cut, turned = batch["meta"]["skipped"]
     assert "cut frame 2: a picture that does not decode" in cut

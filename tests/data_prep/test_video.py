@@ -19,7 +19,7 @@ from qwen3asr_train.models.tokenizer import add_vision_tokens, train_tokenizer
 
 HAS_FFMPEG = shutil.which("ffmpeg") is not None
 SECONDS = 3
-BRIGHTENING = f"color=black:s=96x64:r=25:d={SECONDS},geq=lum=16+T*60:cb=128:cr=128"  # by the time
+BRIGHTENING = f"color=black:s=96x64:r=10:d={SECONDS},geq=lum=16+T*60:cb=128:cr=128"  # by the time
 BEEP = f"sine=frequency=1000:sample_rate=44100:duration={SECONDS}"
 
 
