@@ -1,9 +1,10 @@
-"""The embedded corpus of all modalities: pictures, sounds, speech and text, made on the spot.
+"""The embedded corpus of all modalities: pictures, films, sounds, speech and text.
 
 Sources, each a folder of shards: ``text``, ``speech``, ``long_speech``, ``sounds`` (captions of
-audio), ``captions`` and ``questions`` (about pictures), ``words`` (printed ones to read) and
-``spoken_questions`` (a picture and a question in speech). Test holds sentences, voices and scenes
-that training never has; which scene goes where follows from a hash of its caption.
+audio), ``captions`` and ``questions`` (about pictures), ``words`` (printed ones to read),
+``spoken_questions`` (a picture and a question in speech), ``films`` and ``sounding_films``
+(captions of and questions about these). Test holds sentences, voices, scenes and motions that
+training never has; which scene or motion goes where follows from a hash of its caption.
 """
 
 import json
@@ -13,12 +14,13 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from data_prep import embedded, pictures
+from data_prep import embedded, films, pictures
 from data_prep.espeak import Espeak, EspeakNotInstalled
 from data_prep.sentences import LANGUAGES, vocabulary
 from data_prep.sounds import KINDS, make_sound
@@ -27,7 +29,7 @@ from qwen3asr_train.data.plan import sample_rng
 from qwen3asr_train.data.shards import ShardWriter
 from qwen3asr_train.errors import UserError
 
-VERSION = 1
+VERSION = 2
 """Part of the hash: raise it when the same config would make other samples."""
 
 SPLITS = ("train", "test")
@@ -64,17 +66,23 @@ class OmniCorpus:
                                pause_seconds=(0.1, 0.5) if sentences[1] > 1 else (0.0, 0.0))
 
 
-Sample = tuple[dict, np.ndarray | None, bytes | None]
-"""Record, waveform at 16 kHz, PNG."""
+class Sample(NamedTuple):
+    """Record, waveform at 16 kHz, picture and frames of a film (PNG)."""
+
+    record: dict
+    waveform: np.ndarray | None = None
+    picture: bytes | None = None
+    frames: tuple[bytes, ...] = ()
 
 
 def make_sample(corpus: OmniCorpus, source: str, split: str, number: int) -> Sample:
     """One sample; a pure function of its arguments."""
     rng = sample_rng(corpus.seed, 0, f"{source}/{split}/{number}")
-    record, waveform, picture = SOURCES[source](corpus, split, number, rng)
-    if waveform is not None:
-        record["duration"] = round(len(waveform) / SAMPLE_RATE, 4)
-    return record | {"source": f"embedded/{source}"}, waveform, picture
+    sample = SOURCES[source](corpus, split, number, rng)
+    more = {"source": f"embedded/{source}"}
+    if sample.waveform is not None:
+        more["duration"] = round(len(sample.waveform) / SAMPLE_RATE, 4)
+    return sample._replace(record=sample.record | more)
 
 
 def _text(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
@@ -87,7 +95,7 @@ def _text(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator)
         scene = _scene(split, rng)
         question, answer = scene.questions[int(rng.integers(len(scene.questions)))]
         text = scene.caption if kind == 1 else f"{scene.caption}; {question}? {answer}"
-    return {"text": text, "task": "text"}, None, None
+    return Sample({"text": text, "task": "text"})
 
 
 def _speech(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
@@ -102,7 +110,7 @@ def _spoken(corpus: embedded.Corpus, split: str, number: int) -> Sample:
     language = corpus.languages[number % len(corpus.languages)]
     rng = sample_rng(corpus.seed, 1, f"{split}/{number}/{corpus.sentences}")
     record, waveform = embedded.speech(corpus, split, language, 1, rng)
-    return record, np.clip(waveform, -1, 1), None
+    return Sample(record, np.clip(waveform, -1, 1))
 
 
 def _sounds(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
@@ -120,8 +128,12 @@ def _sounds(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generato
     else:
         count = int(rng.integers(1, 5))
         waveform = _beeps(count, rng)
-        caption = f"{pictures.NUMBERS[count - 1]} beep{'s' if count > 1 else ''}"
-    return {"text": caption, "task": "audio_caption"}, waveform, None
+        caption = _counted(count)
+    return Sample({"text": caption, "task": "audio_caption"}, waveform)
+
+
+def _counted(beeps: int) -> str:
+    return f"{pictures.NUMBERS[beeps - 1]} beep{'s' if beeps > 1 else ''}"
 
 
 def _beeps(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -134,13 +146,14 @@ def _beeps(count: int, rng: np.random.Generator) -> np.ndarray:
 
 def _captions(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
     scene = _scene(split, rng)
-    return {"text": scene.caption, "task": "image_caption"}, None, pictures.draw(scene, rng)
+    return Sample({"text": scene.caption, "task": "image_caption"},
+                  picture=pictures.draw(scene, rng))
 
 
 def _questions(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
     scene, question, answer = _asked(split, rng)
-    return ({"text": answer, "question": question, "task": "visual_question"}, None,
-            pictures.draw(scene, rng))
+    return Sample({"text": answer, "question": question, "task": "visual_question"},
+                  picture=pictures.draw(scene, rng))
 
 
 def _spoken_questions(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator
@@ -148,14 +161,46 @@ def _spoken_questions(corpus: OmniCorpus, split: str, number: int, rng: np.rando
     scene, question, answer = _asked(split, rng)
     waveform = _say(question, split, rng, pitch=int(rng.integers(30, 71)),
                     rate=int(rng.integers(140, 211)), pitch_range=int(rng.integers(30, 71)))
-    return ({"text": answer, "question": question, "task": "spoken_question"}, waveform,
-            pictures.draw(scene, rng))
+    return Sample({"text": answer, "question": question, "task": "spoken_question"}, waveform,
+                  pictures.draw(scene, rng))
 
 
 def _words(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
     """Test has words of training in other pictures: reading unseen words needs more words."""
     scene = pictures.printed(str(rng.choice(_printable())))
-    return {"text": scene.caption, "task": "ocr"}, None, pictures.draw(scene, rng)
+    return Sample({"text": scene.caption, "task": "ocr"}, picture=pictures.draw(scene, rng))
+
+
+def _films(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator) -> Sample:
+    """Captions and questions in turn."""
+    shown = _motion(split, rng)
+    frames, times = films.draw(shown, rng)
+    record = {"text": shown.caption, "task": "film_caption"}
+    if number % 2:
+        question, answer = shown.questions[int(rng.integers(len(shown.questions)))]
+        record = {"text": answer, "question": question, "task": "film_question"}
+    return Sample(record | {"frame_times": times}, frames=tuple(frames))
+
+
+def _sounding_films(corpus: OmniCorpus, split: str, number: int, rng: np.random.Generator
+                    ) -> Sample:
+    """Films with so many beeps: captions of both, and questions about either, in turn."""
+    shown, count = _motion(split, rng), int(rng.integers(1, 5))
+    frames, times = films.draw(shown, rng)
+    record = {"text": f"{shown.caption} with {_counted(count)}", "task": "film_with_sound"}
+    if number % 2:
+        questions = (*shown.questions, ("how many beeps are there", pictures.NUMBERS[count - 1]))
+        question, answer = questions[int(rng.integers(len(questions)))]
+        record = {"text": answer, "question": question, "task": "film_with_sound_question"}
+    return Sample(record | {"frame_times": times}, _beeps(count, rng), frames=tuple(frames))
+
+
+def _motion(split: str, rng: np.random.Generator) -> films.Motion:
+    """A motion of this split."""
+    while True:
+        shown = films.motion(rng)
+        if embedded.split_of(shown.caption) == split:
+            return shown
 
 
 @cache
@@ -193,17 +238,18 @@ def _say(text: str, split: str, rng: np.random.Generator, **voice: int) -> np.nd
 
 SOURCES = {"text": _text, "speech": _speech, "long_speech": _long_speech, "sounds": _sounds,
            "captions": _captions, "questions": _questions, "words": _words,
-           "spoken_questions": _spoken_questions}
+           "spoken_questions": _spoken_questions, "films": _films,
+           "sounding_films": _sounding_films}
 
 
 def _write_shard(corpus: OmniCorpus, source: str, split: str, folder: Path, samples: range) -> int:
     with ShardWriter(folder, first=samples.start // _SHARD_SAMPLES,
                      max_samples=_SHARD_SAMPLES) as writer:
         for number in samples:
-            record, waveform, picture = make_sample(corpus, source, split, number)
-            audio = None if waveform is None else encode(waveform, "wav")
-            writer.write(f"{source}-{split}-{number:06d}", record, audio, audio and "wav",
-                         image=picture)
+            sample = make_sample(corpus, source, split, number)
+            audio = None if sample.waveform is None else encode(sample.waveform, "wav")
+            writer.write(f"{source}-{split}-{number:06d}", sample.record, audio, audio and "wav",
+                         image=sample.picture, frames=sample.frames)
     return len(samples)
 
 
@@ -221,7 +267,7 @@ def make_corpus(corpus: OmniCorpus, folder: Path, workers: int | None = None) ->
             for start in range(0, counts[split], _SHARD_SAMPLES)]
     with Progress(console=Console(stderr=True), transient=True) as bar, \
             ProcessPoolExecutor(workers or os.cpu_count()) as pool:
-        task = bar.add_task("making embedded pictures, sounds and speech",
+        task = bar.add_task("making embedded pictures, films, sounds and speech",
                             total=sum(len(job[-1]) for job in jobs))
         for done in [pool.submit(_write_shard, corpus, *job) for job in jobs]:
             bar.advance(task, done.result())

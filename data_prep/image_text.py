@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from qwen3asr_train.data.pictures import decode
@@ -20,7 +20,7 @@ FIELDS = ("text", "question", "task", "language", "target_language")
 """What a record keeps of its source."""
 
 Found = tuple[str, dict | None, Path | None, str]
-"""Name for messages, record (None: unusable), picture, why it is unusable."""
+"""Name for messages, record (None: unusable), picture or film, why it is unusable."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,7 +87,8 @@ def _read(picture: Path, name: str) -> bytes:
 
 def _found(source: Path) -> Iterator[Found]:
     if source.is_dir():
-        yield from _folder(source)
+        yield from described(path for path in sorted(source.rglob("*"))
+                             if path.suffix[1:].lower() in PICTURES)
     elif not source.is_file():
         raise UserError(f"{source}: no such file or folder")
     elif source.suffix == ".jsonl":
@@ -100,10 +101,9 @@ def _found(source: Path) -> Iterator[Found]:
                 yield f"{source}:{number}", {"text": line.strip()}, None, ""
 
 
-def _folder(folder: Path) -> Iterator[Found]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix[1:].lower() not in PICTURES:
-            continue
+def described(paths: Iterable[Path]) -> Iterator[Found]:
+    """Files with the record or text that lies beside each under the same name."""
+    for path in paths:
         name = str(path)
         if (beside := path.with_suffix(".json")).is_file():
             yield _record(name, beside.read_bytes(), path)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from data_prep.command import guarded
 from data_prep.samples import start_worker
-from qwen3asr_train.data.shards import entries_of_tar, find_shards, write_index
+from qwen3asr_train.data.shards import find_shards, write_index
+from qwen3asr_train.data.tars import entries_of_tar
 from qwen3asr_train.errors import UserError
 
 _DESCRIPTION = """\

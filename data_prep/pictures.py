@@ -26,6 +26,7 @@ NUMBERS = ("one", "two", "three", "four")
 FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf",
          "STIXGeneral.ttf")
 
+_CORNERS = {"square": 4, "triangle": 3, "star": 10, "cross": 4}
 _CELL = SIDE / 3
 _PAPER = (232, 255)  # range of a light background
 
@@ -98,11 +99,11 @@ def printed(word: str) -> Scene:
 
 def draw(scene: Scene, rng: np.random.Generator) -> bytes:
     """The scene as a PNG of ``SIDE x SIDE`` pixels; size, tilt, paper and font are drawn."""
-    paper = tuple(int(v) for v in rng.integers(*_PAPER, 3))
+    paper = draw_paper(rng)
     picture = Image.new("RGB", (SIDE, SIDE), paper)
     pen = ImageDraw.Draw(picture)
     for thing in scene.things:
-        _shape(pen, thing, paper, rng)
+        _shape(pen, thing, rng)
     if scene.word:
         _word(pen, scene.word, rng)
     file = io.BytesIO()
@@ -110,21 +111,43 @@ def draw(scene: Scene, rng: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
-def _shape(pen: ImageDraw.ImageDraw, thing: Thing, paper: tuple[int, ...],
-           rng: np.random.Generator) -> None:
+def draw_paper(rng: np.random.Generator) -> tuple[int, ...]:
+    """A light background."""
+    return tuple(int(v) for v in rng.integers(*_PAPER, 3))
+
+
+def draw_colour(name: str, rng: np.random.Generator) -> tuple[int, ...]:
+    """A shade of a colour."""
+    return tuple(int(np.clip(v + rng.integers(-12, 13), 0, 255)) for v in COLOURS[name])
+
+
+def draw_tilt(shape: str, rng: np.random.Generator) -> float:
+    """Where the first corner lies, in radians: a little beside upright; 0 for a circle."""
+    if shape == "circle":
+        return 0.0
+    return rng.uniform(-0.12, 0.12) + (math.pi / 4 if _CORNERS[shape] == 4 else 0) - math.pi / 2
+
+
+def _shape(pen: ImageDraw.ImageDraw, thing: Thing, rng: np.random.Generator) -> None:
     radius = rng.uniform(0.34, 0.46) * _CELL
     x = (thing.cell % 3 + 0.5) * _CELL + rng.uniform(-1.5, 1.5)
     y = (thing.cell // 3 + 0.5) * _CELL + rng.uniform(-1.5, 1.5)
-    colour = tuple(int(np.clip(v + rng.integers(-12, 13), 0, 255)) for v in COLOURS[thing.colour])
-    if thing.shape == "circle":
+    colour = draw_colour(thing.colour, rng)
+    paint(pen, thing.shape, colour, (x, y), radius, draw_tilt(thing.shape, rng))
+
+
+def paint(pen: ImageDraw.ImageDraw, shape: str, colour: tuple[int, ...],
+          middle: tuple[float, float], radius: float, tilt: float) -> None:
+    """One of :data:`SHAPES` at a place."""
+    x, y = middle
+    if shape == "circle":
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
         return
-    corners = {"square": 4, "triangle": 3, "star": 10, "cross": 4}[thing.shape]
-    tilt = rng.uniform(-0.12, 0.12) + (math.pi / 4 if corners == 4 else 0) - math.pi / 2
-    radii = [radius * (0.42 if thing.shape == "star" and i % 2 else 1.1) for i in range(corners)]
+    corners = _CORNERS[shape]
+    radii = [radius * (0.42 if shape == "star" and i % 2 else 1.1) for i in range(corners)]
     points = [(x + r * math.cos(tilt + 2 * math.pi * i / corners),
                y + r * math.sin(tilt + 2 * math.pi * i / corners)) for i, r in enumerate(radii)]
-    if thing.shape == "cross":
+    if shape == "cross":
         for a, b in ((0, 2), (1, 3)):
             pen.line((*points[a], *points[b]), fill=colour, width=4)
         return

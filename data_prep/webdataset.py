@@ -11,7 +11,8 @@ from typing import BinaryIO
 from data_prep.command import converter_parser, run_converter
 from data_prep.convert import Bad, FileSpan, Item
 from qwen3asr_train.data.audio import EXTENSIONS
-from qwen3asr_train.data.shards import find_shards, scan_tar
+from qwen3asr_train.data.shards import find_shards
+from qwen3asr_train.data.tars import scan_tar
 from qwen3asr_train.errors import DataError
 
 _DESCRIPTION = """\

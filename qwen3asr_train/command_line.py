@@ -19,6 +19,8 @@ CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "config
 """The config tree: inside an installed wheel, or beside the package in a checkout."""
 
 SHORTHANDS = {"init_from": "stage.init_from", "init_from_encoder": "stage.init_from_encoder",
+              "language_model_from": "stage.language_model_from",
+              "vision_from": "stage.vision_from",
               "format": "stage.format", "language": "stage.language",
               "context": "stage.context", "streaming": "stage.streaming", "text": "stage.text",
               "out": "stage.out", "timestamps": "stage.timestamps", "aligner": "stage.aligner"}

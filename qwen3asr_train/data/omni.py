@@ -1,12 +1,15 @@
 """Samples of any modality to packed batches: measure, read, decode, tokenise, pack."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -14,26 +17,31 @@ from qwen3asr_train.data import features, pictures
 from qwen3asr_train.data.audio import SAMPLE_RATE, decode
 from qwen3asr_train.data.collate import IGNORE
 from qwen3asr_train.data.dataset import naming
-from qwen3asr_train.data.packing import Item, OmniCell, Source, pack
+from qwen3asr_train.data.packing import Item, OmniCell, Sample, Source, pack
 from qwen3asr_train.data.pictures import PictureFormat
-from qwen3asr_train.data.shards import Entry, ShardReader
-from qwen3asr_train.data.tasks import TaskBuilder, TokenSequence, pad_positions
-from qwen3asr_train.errors import DataError
+from qwen3asr_train.data.positions import Vision
+from qwen3asr_train.data.shards import Entry, ShardReader, frame_times, read_entries
+from qwen3asr_train.data.tasks import Given, TaskBuilder, TokenSequence, pad_positions
+from qwen3asr_train.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
+
+SHARDS_KEPT = 64
+"""Shards whose samples stay measured, so that a small corpus is measured once for all passes."""
 
 SHOWN = 3
 """Unusable samples of a source that are named in the log; all are counted."""
 
 
 class Example(NamedTuple):
-    """One sample ready for packing: tokens, features ``(frames, 128)`` (None: no audio), patches
-    and grid of its picture (None: no picture), ids of what is said (None: no transcript)."""
+    """One sample ready for packing: tokens, features ``(frames, 128)`` (None: no audio), patches of
+    its picture or film and how these lie in tokens and time (None: neither), ids of what is said
+    (None: no transcript)."""
 
     tokens: TokenSequence
     mel: Tensor | None
     patches: Tensor | None
-    grid: tuple[int, int] | None
+    seen: Vision | None
     transcript: list[int] | None
 
 
@@ -42,67 +50,102 @@ class SampleReader:
 
     def __init__(self, tasks: TaskBuilder, picture: PictureFormat):
         self.tasks, self.picture, self._shards = tasks, picture, ShardReader()
-        self._lengths: dict[str, list[int]] = {}
+        self.measure_shard = lru_cache(SHARDS_KEPT)(self._measure_shard)
+
+    def _measure_shard(self, shard: str) -> tuple[list[Sample], list[str]]:
+        """The samples of a shard that can be used, and why the others cannot."""
+        usable, unusable = [], []
+        for entry in read_entries(shard):
+            try:
+                usable.append((entry, self.measure(entry)))
+            except DataError as error:
+                unusable.append(str(error))
+        return usable, unusable
 
     def measure(self, entry: Entry) -> list[int]:
-        """:meth:`_measure`, once for each sample."""
-        if entry.name not in self._lengths:
-            self._lengths[entry.name] = self._measure(entry)
-        return self._lengths[entry.name]
-
-    def _measure(self, entry: Entry) -> list[int]:
         """Tokens of a sample for each of its prompts, from its record and headers; DataError for
         one that lacks what its task needs."""
         record = self._shards.read_record(entry)
-        grid = audio = None
+        image = film = audio = None
         if entry.image_at:
-            payload = self._shards.read_image(entry)
-            grid = self.picture.grid(*pictures.size_of(payload, entry.name), entry.name)
+            size = pictures.size_of(self._shards.read_image(entry), entry.name)
+            image = Vision(*self.picture.grid(*size, entry.name))
+        if entry.frames_at:  # the others are as large, or are found out when they are decoded
+            first = pictures.size_of(next(self._shards.read_frames(entry)), f"{entry.name} frame 1")
+            film = Vision(*self.picture.film.grid(*first, entry.name), self._times(entry, record))
         if entry.audio_at:
             samples = max(round(entry.duration * SAMPLE_RATE), features.MIN_SAMPLES)
             audio = features.audio_tokens(samples // features.HOP)
         with naming(entry):
-            return self.tasks.lengths(record, grid, audio)
+            return self.tasks.lengths(record, Given(image, film, audio))
 
     def example(self, entry: Entry, way: int) -> tuple[dict, Example]:
         """The record, and the sample with its prompt of number ``way``."""
         record, payload = self._shards.read(entry)
-        mel = patches = grid = None
+        mel = image = film = patches = audio = None
         if payload is not None:
             mel = features.log_mel(decode(payload, name=entry.name))
+            audio = features.audio_tokens(len(mel))
         if entry.image_at:
             picture = pictures.decode(self._shards.read_image(entry), entry.name)
             patches, grid = self.picture.patches(picture)
+            image = Vision(*grid)
+        if entry.frames_at:
+            patches, grid = self.picture.film_patches(self._frames(entry))
+            film = Vision(*grid, self._times(entry, record))
         with naming(entry):
-            audio = None if mel is None else features.audio_tokens(len(mel))
-            tokens = self.tasks.build(record, grid, audio, way)
-            return record, Example(tokens, mel, patches, grid, self.tasks.transcript(record))
+            tokens = self.tasks.build(record, Given(image, film, audio), way)
+            return record, Example(tokens, mel, patches, image or film,
+                                   self.tasks.transcript(record))
+
+    def _times(self, entry: Entry, record: dict) -> tuple[float, ...]:
+        """When each patch of a film begins to be shown, in seconds."""
+        return frame_times(record, len(entry.frames_at), entry.name)[::self.picture.frames]
+
+    def _frames(self, entry: Entry) -> list[Image.Image]:
+        """A film's frames; DataError for one that does not decode or is not as large as the first.
+        """
+        shown = []
+        for number, payload in enumerate(self._shards.read_frames(entry), 1):
+            name = f"{entry.name} frame {number}"
+            shown.append(pictures.decode(payload, name))
+            if shown[-1].size != shown[0].size:
+                raise DataError(f"{name}: {shown[-1].width} x {shown[-1].height} pixels, the first "
+                                f"frame has {shown[0].width} x {shown[0].height}")
+        return shown
 
 
-def measured(name: str, entries: Sequence[Entry], reader: SampleReader, most_tokens: int, seed: int
-             ) -> tuple[Source, list[str]]:
+def measured(name: str, shards: Sequence[str], reader: SampleReader, most_tokens: int, seed: int,
+             shards_per_group: int = 16, most_bad: float = math.inf) -> tuple[Source, list[str]]:
     """The source of all samples that can be used and have at most ``most_tokens``, and why others
-    cannot be used. Longer ones wait for a phase with longer rows. Both are counted in the log."""
-    kept, lengths, unusable, longer = [], [], [], 0
-    for entry in entries:
-        try:
-            found = reader.measure(entry)
-        except DataError as error:
-            unusable.append(str(error))
-            continue
-        if max(found) > most_tokens:
-            longer += 1
-            continue
-        kept.append(entry)
-        lengths.append(found)
+    cannot be used. Longer ones wait for a phase with longer rows. Both are counted in the log.
+
+    Reads every record and picture's header once, and keeps one number of each shard. UserError
+    for more than ``most_bad`` samples that cannot be used.
+    """
+    def fitting(shard: str) -> list[Sample]:
+        usable, _ = reader.measure_shard(shard)
+        return [(entry, lengths) for entry, lengths in usable if max(lengths) <= most_tokens]
+
+    tokens, unusable, samples, longer = {}, [], 0, 0
+    for shard in shards:
+        usable, bad = reader.measure_shard(shard)
+        kept = fitting(shard)
+        tokens[shard] = sum(sum(lengths) / len(lengths) for _, lengths in kept)
+        samples, longer = samples + len(usable) + len(bad), longer + len(usable) - len(kept)
+        unusable += bad
+        if len(unusable) > most_bad:
+            break
     if unusable:
         log.warning("data.sources.%s: %d of %d samples cannot be used: %s%s", name, len(unusable),
-                    len(entries), "; ".join(unusable[:SHOWN]),
-                    " …" if len(unusable) > SHOWN else "")
+                    samples, "; ".join(unusable[:SHOWN]), " …" if len(unusable) > SHOWN else "")
+    if len(unusable) > most_bad:
+        raise UserError(f"data.sources.{name}: more unusable samples than data.max_bad_samples "
+                        f"allows; {unusable[0]}")
     if longer:
         log.info("data.sources.%s: %d of %d samples are longer than row_tokens=%d", name, longer,
-                 len(entries), most_tokens)
-    return Source(name, kept, lengths, seed), unusable
+                 samples, most_tokens)
+    return Source(name, tokens, fitting, seed, shards_per_group), unusable
 
 
 class OmniDataset(Dataset):
@@ -163,13 +206,13 @@ def collate(examples: Sequence[Example], pad_id: int, picture: PictureFormat, ro
 
 
 def media(examples: Sequence[Example], picture: PictureFormat) -> dict[str, Tensor]:
-    """Audio, transcripts and pictures in the order of the examples, as the model takes them; a
-    silent clip and a grey picture where there is none."""
+    """Audio, transcripts, pictures and films in the order of the examples, as the model takes them;
+    a silent clip and a grey picture where there is none."""
     heard = [example for example in examples if example.mel is not None]
     chunked = [features.chunk(example.mel) for example in heard] or \
         [features.chunk(torch.zeros(features.CHUNK_FRAMES, features.MEL_BINS))]
-    seen = [(e.patches, e.grid) for e in examples if e.patches is not None] or \
-        [(torch.zeros(picture.merge ** 2, 3 * picture.frames * picture.patch ** 2), (1, 1))]
+    seen = [(e.patches, e.seen) for e in examples if e.patches is not None] or \
+        [(torch.zeros(picture.merge ** 2, 3 * picture.frames * picture.patch ** 2), Vision(1, 1))]
     spoken = [example.transcript for example in heard]
     return {
         "input_features": torch.cat([chunks for chunks, _ in chunked]),
@@ -182,8 +225,8 @@ def media(examples: Sequence[Example], picture: PictureFormat) -> dict[str, Tens
         "transcript_lengths": torch.tensor([-1 if ids is None else len(ids) for ids in spoken],
                                            dtype=torch.long),
         "pixel_values": torch.cat([patches for patches, _ in seen]),
-        "grid_thw": torch.tensor([[1, picture.merge * rows, picture.merge * columns]
-                                  for _, (rows, columns) in seen]),
+        "grid_thw": torch.tensor([[len(times), picture.merge * rows, picture.merge * columns]
+                                  for _, (rows, columns, times) in seen]),
     }
 
 

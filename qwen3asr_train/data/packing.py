@@ -1,10 +1,11 @@
 """Samples of several sources to steps with shares by tokens, and to rows of one length.
 
 Every source is an endless line of its samples, epoch after epoch, each in a drawn order and with a
-drawn prompt; a sample covers as many places of the line as it has tokens. Of each source, step k
-holds the samples whose middle lies in its k-th stretch, which is as long as the source's weight
-says. So shares are exact over any run to within a sample, and step k is a pure function of
-(sources, config, seed, k): it does not depend on ranks, workers or micro-batches.
+drawn prompt; a sample covers as many places of the line as it has tokens with a prompt of mean
+length. Of each source, step k holds the samples whose middle lies in its k-th stretch, which is as
+long as the source's weight says. So shares are exact to within a sample, but for how much longer or
+shorter the drawn prompts are than the mean; and step k is a pure function of (sources, config,
+seed, k): it does not depend on ranks, workers or micro-batches, and is found without walking there.
 """
 
 import heapq
@@ -40,50 +41,70 @@ class OmniCell(NamedTuple):
     items: tuple[Item, ...]
 
 
+Sample = tuple[Entry, Sequence[int]]
+"""An entry and its tokens for each of its prompts."""
+
+
 class Source:
-    """The endless line of one source; ``lengths``: of each entry, its tokens for each prompt."""
+    """The endless line of one source.
 
-    def __init__(self, name: str, entries: Sequence[Entry], lengths: Sequence[Sequence[int]],
-                 seed: int):
-        if not entries:
+    ``tokens``: of each shard, its samples' tokens, of each the mean over its prompts; ``read``:
+    shard -> its samples. An epoch is one pass over the shards in a drawn order, cut into groups of
+    ``shards_per_group``; a group's samples are in a drawn order, and every prompt comes as often. A
+    shard is as long in every epoch, so the group at any place follows from ``tokens`` alone, and
+    only groups under way are in memory.
+    """
+
+    def __init__(self, name: str, tokens: Mapping[str, float],
+                 read: Callable[[str], Sequence[Sample]], seed: int, shards_per_group: int = 16):
+        self._shards = [path for path, count in tokens.items() if count]
+        if not self._shards:
             raise UserError(f"data.sources.{name}: no sample that can be used")
-        self.name, self.entries, self._seed = name, list(entries), seed
-        self._ways = np.array([len(row) for row in lengths])
-        self._lengths = np.zeros((len(lengths), self._ways.max()), dtype=np.int64)
-        for row, values in zip(self._lengths, lengths, strict=True):
-            row[:len(values)] = values
-        self._epoch = lru_cache(maxsize=2)(self._draw)
-        self._ends: list[int] = []  # of the epochs on the line
+        self.name, self._read, self._seed = name, read, seed
+        self._tokens = np.array([tokens[path] for path in self._shards])
+        self._length, self._group_size = float(self._tokens.sum()), shards_per_group
+        self._order = lru_cache(maxsize=2)(self._draw_order)
+        self._samples = lru_cache(maxsize=2)(self._draw_samples)
 
-    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Order, prompts and ends on the line of an epoch's samples."""
+    def _draw_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The shards of an epoch, and where on its line each group of them ends."""
         rng = sample_rng(self._seed, epoch, f"source/{self.name}")
-        ways = np.floor(rng.random(len(self.entries)) * self._ways).astype(int)
-        order = rng.permutation(len(self.entries))
-        return order, ways[order], np.cumsum(self._lengths[order, ways[order]])
+        order = rng.permutation(len(self._shards))
+        starts = np.arange(0, len(order), self._group_size)
+        return order, np.cumsum(np.add.reduceat(self._tokens[order], starts))
 
-    def _end(self, epoch: int) -> int:
-        while len(self._ends) <= epoch:
-            before = self._ends[-1] if self._ends else 0
-            self._ends.append(before + int(self._epoch(len(self._ends))[2][-1]))
-        return self._ends[epoch]
+    def _draw_samples(self, epoch: int, number: int) -> tuple[list[Item], np.ndarray]:
+        """The samples of a group of an epoch, and the middle of each on the group's line."""
+        rng = sample_rng(self._seed, epoch, f"source/{self.name}/{number}")
+        order, _ = self._order(epoch)
+        shards = order[number * self._group_size:(number + 1) * self._group_size]
+        drawn = [sample for shard in shards for sample in self._read(self._shards[shard])]
+        counts, ways = np.array([len(lengths) for _, lengths in drawn]), np.zeros(len(drawn), int)
+        for count in np.unique(counts):
+            alike = np.flatnonzero(counts == count)
+            ways[alike] = rng.permutation(np.arange(len(alike)) % count)
+        items, means = [], []
+        for i in rng.permutation(len(drawn)):
+            (entry, lengths), way = drawn[i], int(ways[i])
+            items.append(Item(entry, epoch, way, int(lengths[way]), self.name))
+            means.append(sum(lengths) / len(lengths))
+        return items, np.cumsum(means) - np.array(means) / 2
 
     def between(self, begin: float, end: float) -> list[Item]:
         """Samples whose middle lies in ``[begin, end)`` of the line."""
-        found, epoch = [], 0
-        while self._end(epoch) <= begin:
+        found, epoch = [], int(begin // self._length)
+        while (offset := epoch * self._length) < end:
+            ends = self._order(epoch)[1]
+            first = int(np.searchsorted(ends, begin - offset, side="right"))
+            for number in range(first, len(ends)):
+                start = offset + (ends[number - 1] if number else 0.0)
+                if start >= end:
+                    break
+                items, middles = self._samples(epoch, number)
+                low, high = np.searchsorted(start + middles, [begin, end])
+                found += items[low:high]
             epoch += 1
-        while True:
-            first = self._end(epoch - 1) if epoch else 0
-            if first >= end:
-                return found
-            order, ways, ends = self._epoch(epoch)
-            sizes = np.diff(ends, prepend=0)
-            middles = first + ends - sizes / 2
-            low, high = np.searchsorted(middles, [begin, end])
-            found += [Item(self.entries[order[i]], epoch, int(ways[i]), int(sizes[i]), self.name)
-                      for i in range(low, high)]
-            epoch += 1
+        return found
 
 
 class TokenPlan:

@@ -1,8 +1,9 @@
-"""Files of pictures to patches, as Qwen3-VL's vision tower takes them."""
+"""Files of pictures and of films' frames to patches, as Qwen3-VL's vision tower takes them."""
 
 import io
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -23,13 +24,20 @@ _LYING = 5  # EXIF orientations from here on swap width and height
 @dataclass(frozen=True)
 class PictureFormat:
     """How a picture is cut: ``patch`` pixels a side, ``merge`` x ``merge`` patches to a token,
-    ``frames`` in a patch (a picture is shown so often), and how many tokens it becomes."""
+    ``frames`` in a patch (a picture is shown so often), and how many tokens it becomes;
+    ``film_tokens``: at most, so many frames of a film together."""
 
     patch: int = 16
     merge: int = 2
     frames: int = 2
     least_tokens: int = 4
     most_tokens: int = 1024
+    film_tokens: int = 256
+
+    @cached_property
+    def film(self) -> "PictureFormat":
+        """That of a film's frames."""
+        return replace(self, most_tokens=self.film_tokens)
 
     @property
     def side(self) -> int:
@@ -59,6 +67,18 @@ class PictureFormat:
         made = self._processor(picture, return_tensors="pt")
         _, rows, columns = made["image_grid_thw"][0].tolist()
         return made["pixel_values"].float(), (rows // self.merge, columns // self.merge)
+
+
+    def film_patches(self, shown: Sequence[Image.Image]) -> tuple[torch.Tensor, tuple[int, int]]:
+        """:meth:`patches` of a film's frames, all of one size: of the first ``frames`` of them,
+        then of the next; the last stands still to the end of its patches."""
+        made = [self.film.patches(frame) for frame in shown]
+        # a frame by itself is shown throughout its patch: one showing of it is enough
+        single = [patches.view(len(patches), 3, self.frames, -1)[:, :, 0] for patches, _ in made]
+        single += single[-1:] * (-len(single) % self.frames)
+        steps = [torch.stack(single[i:i + self.frames], 2).flatten(1)
+                 for i in range(0, len(single), self.frames)]
+        return torch.cat(steps), made[0][1]
 
 
 def size_of(payload: bytes, name: str) -> tuple[int, int]:

@@ -38,6 +38,11 @@ class Vision(NamedTuple):
     columns: int
     times: tuple[float, ...] = (0.0,)
 
+    @property
+    def tokens(self) -> int:
+        """How many it is."""
+        return self.rows * self.columns * len(self.times)
+
 
 class Film(NamedTuple):
     """A film with its sound of ``audio`` tokens."""

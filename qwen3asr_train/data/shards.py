@@ -1,12 +1,14 @@
 """Shards: plain webdataset tars with an index beside each.
 
 A sample is ``KEY.json``, at most one audio member ``KEY.flac|wav|mp3|ogg|opus`` and at most one
-picture ``KEY.jpg|jpeg|png|webp``, which may have its caption in ``KEY.txt`` instead. The record in
+picture ``KEY.jpg|jpeg|png|webp``, which may have its caption in ``KEY.txt`` instead; or the frames
+of a film, ``KEY.0000.jpg|…``, in order of their numbers, and perhaps its sound. The record in
 ``KEY.json`` has ``text`` (str), ``language`` (English name or null), and optionally ``context``,
-``entities``, ``words``, ``task``, ``duration``, ``source`` and ``meta``. The tar is what
-``webdataset.WebDataset`` reads; the index (``NAME.index.jsonl``) adds the byte ranges, so a sample
-is one ``pread`` and a whole corpus can be planned without opening a tar. Nothing in a shard is
-unpickled, executed or extracted to disk.
+``entities``, ``words``, ``task``, ``duration`` (of the audio), ``source`` and ``meta``; that of a
+film has ``frame_times``, when each frame is shown, in seconds from where the film begins. The tar
+is what ``webdataset.WebDataset`` reads; the index (``NAME.index.jsonl``) adds the byte ranges, so a
+sample is one ``pread`` and a whole corpus can be planned without opening a tar. Nothing in a shard
+is unpickled, executed or extracted to disk.
 """
 
 import glob
@@ -16,18 +18,16 @@ import math
 import os
 import tarfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from qwen3asr_train.data.audio import EXTENSIONS
-from qwen3asr_train.data.audio import duration as audio_duration
 from qwen3asr_train.errors import DataError, UserError
 
 INDEX_FORMAT = 2
 PICTURES = ("jpg", "jpeg", "png", "webp")
-_FORBIDDEN = ("pyd", "pickle", "pkl", "pth", "pt", "npy")  # formats whose decoders may run code
 
 
 class Entry(NamedTuple):
@@ -43,6 +43,7 @@ class Entry(NamedTuple):
     copy: int = 0  # which of its repetitions in an epoch
     image_at: tuple[int, int] | None = None
     plain: bool = False  # json_at is that of a caption without JSON around it
+    frames_at: tuple[tuple[int, int], ...] = ()  # of a film, in order of time
 
     @property
     def name(self) -> str:
@@ -94,20 +95,25 @@ class ShardWriter:
 
     def write(self, key: str, record: dict, audio: bytes | None = None,
               extension: str | None = None, *, image: bytes | None = None,
-              image_extension: str = "png") -> None:
-        """Append one sample. ``record['duration']`` (s) is needed when there is audio."""
-        if "." in PurePosixPath(key).name or not _safe_name(key):
+              frames: Sequence[bytes] = (), image_extension: str = "png") -> None:
+        """Append one sample. ``record['duration']`` (s) is needed when there is audio,
+        ``record['frame_times']`` when there are frames."""
+        if "." in PurePosixPath(key).name or not is_safe_name(key):
             raise DataError(f"sample key {key!r}: must have no dot, '..' or leading '/'")
         check_record(record, key)
+        if frames:
+            frame_times(record, len(frames), key)
         if self._tar is None:
             self._open()
         json_at = self._add(f"{key}.json", json.dumps(record, ensure_ascii=False).encode())
         audio_at = self._add(f"{key}.{extension}", audio) if audio is not None else None
         image_at = self._add(f"{key}.{image_extension}", image) if image is not None else None
+        frames_at = tuple(self._add(f"{key}.{number:04d}.{image_extension}", frame)
+                          for number, frame in enumerate(frames))
         self._entries.append(Entry(str(self._path), key, json_at, audio_at,
                                    extension if audio is not None else None,
                                    float(record.get("duration") or 0.0), record.get("language"),
-                                   image_at=image_at))
+                                   image_at=image_at, frames_at=frames_at))
         if len(self._entries) >= self.max_samples:
             self.close_shard()
 
@@ -172,14 +178,33 @@ def check_record(record: object, name: str) -> dict:
     return record
 
 
-def _parse_record(payload: bytes, name: str, plain: bool, has_picture: bool) -> dict:
+def frame_times(record: dict, count: int, name: str) -> tuple[float, ...]:
+    """When each of a film's ``count`` frames is shown, in seconds; DataError unless the record says
+    it of every one, each later than the one before."""
+    times = record.get("frame_times")
+    if not isinstance(times, list) or len(times) != count or not all(map(is_duration, times)) \
+            or any(after <= before for before, after in pairwise(times)):
+        raise DataError(f"{name}: 'frame_times' must be {count} rising numbers of seconds, one for "
+                        "each frame")
+    return tuple(float(time) for time in times)
+
+
+def usual_task(entry: Entry) -> str | None:
+    """What a record that names no task is, by what comes with it; None: speech."""
+    if entry.frames_at:
+        return "film_with_sound" if entry.audio_at else "film_caption"
+    return "image_caption" if entry.image_at else None
+
+
+def parse_record(payload: bytes, entry: Entry) -> dict:
     """The checked record in a member's bytes; of a picture it may be a caption alone."""
+    name, plain, task = entry.name, entry.plain, usual_task(entry)
     try:
         record = {"text": payload.decode().strip()} if plain else json.loads(payload)
     except ValueError as error:  # also UnicodeDecodeError
         raise DataError(f"{name}: unreadable {'text' if plain else 'JSON'} ({error})") from error
-    if has_picture and isinstance(record, dict):  # as found in the wild
-        record = {"task": "image_caption", "text": record.get("caption")} | record
+    if task is not None and isinstance(record, dict):  # as found in the wild
+        record = {"task": task, "text": record.get("caption")} | record
     return check_record(record, name)
 
 
@@ -198,8 +223,10 @@ def write_index(shard: Path, entries: Iterable[Entry], tar_bytes: int) -> None:
             file.write(json.dumps(header) + "\n")
             for e in entries:
                 row = [e.key, e.json_at, e.audio_at, e.audio_extension, e.duration, e.language]
-                if e.image_at:
+                if e.image_at or e.frames_at:
                     row += [e.image_at, e.plain]
+                if e.frames_at:
+                    row.append(e.frames_at)
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         os.replace(partial, path)
     finally:
@@ -225,12 +252,12 @@ def read_entries(shard: str | Path) -> list[Entry]:
     with open(index_path(shard), encoding="utf-8") as file:
         next(file)
         for line in file:
-            key, json_at, audio_at, extension, seconds, language, *picture = json.loads(line)
-            image_at, plain = picture or (None, False)
+            key, json_at, audio_at, extension, seconds, language, *seen = json.loads(line)
+            image_at, plain, frames_at = seen + [None, False, ()][len(seen):]
             entries.append(Entry(str(shard), key, tuple(json_at),
                                  tuple(audio_at) if audio_at else None, extension, seconds,
                                  language, image_at=tuple(image_at) if image_at else None,
-                                 plain=plain))
+                                 plain=plain, frames_at=tuple(map(tuple, frames_at))))
     return entries
 
 
@@ -266,54 +293,11 @@ def find_shards(patterns: str | Iterable[str]) -> list[str]:
     return sorted(set(found))
 
 
-def scan_tar(shard: str | Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Samples of any webdataset tar: ``(key, {extension: (offset, size)})``, in file order.
-
-    Members with the same path up to the first dot of the file name are one sample, as webdataset
-    groups them. Raises DataError for a truncated tar, a path that leads outside, and for members
-    whose format can carry code (``.pyd``, ``.pickle`` …).
-    """
-    size = os.path.getsize(shard)
-    current, members = None, {}
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for info in tar:
-                if not info.isfile():
-                    continue
-                if info.offset_data + info.size > size:
-                    raise DataError(f"{shard}: truncated inside member {info.name!r}")
-                key, extension = _split_member(shard, info.name)
-                if key != current:
-                    if members:
-                        yield current, members
-                    current, members = key, {}
-                members[extension] = (info.offset_data, info.size)
-            # tarfile takes a cut or damaged header behind the first for the end; the end is zeros.
-            tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise DataError(f"{shard}: truncated or damaged after {current!r}, at byte "
-                                f"{tar.offset} (no end-of-archive)")
-    except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"{shard}: not a whole tar file ({error})") from error
-    if members:
-        yield current, members
-
-
-def _is_duration(value: object) -> bool:
+def is_duration(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
-def _split_member(shard: str | Path, name: str) -> tuple[str, str]:
-    path = PurePosixPath(name)
-    if not _safe_name(name):
-        raise DataError(f"{shard}: member {name!r} leads outside the archive")
-    stem, _, extension = path.name.partition(".")
-    if extension.lower().split(".")[-1] in _FORBIDDEN:
-        raise DataError(f"{shard}: member {name!r} has a format that can carry code; refused")
-    return str(path.parent / stem) if str(path.parent) != "." else stem, extension.lower()
-
-
-def _safe_name(name: str) -> bool:
+def is_safe_name(name: str) -> bool:
     path = PurePosixPath(name)
     return bool(path.name) and not path.is_absolute() and ".." not in path.parts
 
@@ -332,12 +316,15 @@ class ShardReader:
 
     def read_record(self, entry: Entry) -> dict:
         """The record of a sample."""
-        return _parse_record(self._pread(entry, *entry.json_at), entry.name, entry.plain,
-                             entry.image_at is not None)
+        return parse_record(self._pread(entry, *entry.json_at), entry)
 
     def read_image(self, entry: Entry) -> bytes | None:
         """The picture's file of a sample."""
         return self._pread(entry, *entry.image_at) if entry.image_at else None
+
+    def read_frames(self, entry: Entry) -> Iterator[bytes]:
+        """The files of a film's frames, in order of time, one by one."""
+        return (self._pread(entry, *at) for at in entry.frames_at)
 
     def _pread(self, entry: Entry, offset: int, size: int) -> bytes:
         descriptor = self._files.get(entry.shard)
@@ -360,34 +347,3 @@ class ShardReader:
         """Close all files."""
         while self._files:
             os.close(self._files.popitem()[1])
-
-
-def entries_of_tar(shard: str | Path) -> tuple[list[Entry], list[tuple[str, str]]]:
-    """Entries of a tar that holds our records, and ``(key, reason)`` for samples left out."""
-    entries, bad = [], []
-    with open(shard, "rb") as file:
-        def payload(at: tuple[int, int]) -> bytes:
-            file.seek(at[0])
-            return file.read(at[1])
-
-        for key, members in scan_tar(shard):
-            name = f"{shard}:{key}"
-            extension = next((e for e in members if e in EXTENSIONS), None)
-            image_at = next((members[e] for e in members if e in PICTURES), None)
-            plain = image_at is not None and "json" not in members and "txt" in members
-            try:
-                if "json" not in members and not plain:
-                    raise DataError(f"{name}: no .json member")
-                record_at = members["txt" if plain else "json"]
-                record = _parse_record(payload(record_at), name, plain, image_at is not None)
-                seconds = record.get("duration")
-                if not _is_duration(seconds):
-                    seconds = audio_duration(payload(members[extension]), name=name) \
-                        if extension else 0.0
-            except DataError as error:
-                bad.append((key, str(error)))
-                continue
-            entries.append(Entry(str(shard), key, record_at, members.get(extension), extension,
-                                 float(seconds), record.get("language"), image_at=image_at,
-                                 plain=plain))
-    return entries, bad

@@ -1,12 +1,14 @@
 """Records of any task to token ids, with one of many ways to ask for it.
 
 A prompt is the released one with what there is before the question: ``<|vision_start|>
-<|image_pad|>×N<|vision_end|><|audio_start|><|audio_pad|>×M<|audio_end|>question``. A task without
-prompts is text alone: all of it is target.
+<|image_pad|>×N<|vision_end|><|audio_start|><|audio_pad|>×M<|audio_end|>question``. A film has
+``<|video_pad|>``; its sound lies among its frames in order of time, as Qwen3-Omni has it:
+``<|vision_start|><|audio_start|>…<|audio_end|><|vision_end|>``. A task without prompts is text
+alone: all of it is target.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,12 +17,37 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from qwen3asr_train.data.positions import Audio, Part, Text, Vision, position_ids
+from qwen3asr_train.data.positions import (
+    Audio,
+    Film,
+    Part,
+    Text,
+    Vision,
+    position_ids,
+    sound_places,
+)
 from qwen3asr_train.data.prompts import refuse_control_tokens
 from qwen3asr_train.errors import DataError, UserError
 
-MODALITIES = ("image", "audio")
 _FIELD = re.compile(r"\{(\w+)\}")
+
+
+class Given(NamedTuple):
+    """What comes with a record, None where there is none: ``image`` and ``film`` in tokens and
+    times, ``audio`` in tokens, which is the film's sound if there is a film."""
+
+    image: Vision | None = None
+    film: Vision | None = None
+    audio: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Of all, the two marks around each among them."""
+        seen = [vision.tokens + 2 for vision in (self.image, self.film) if vision]
+        return sum(seen) + (self.audio + 2 if self.audio else 0)
+
+
+MODALITIES = Given._fields
 
 
 @dataclass(frozen=True)
@@ -36,6 +63,8 @@ class Task:
     def __post_init__(self) -> None:
         if unknown := set(self.needs) - set(MODALITIES):
             raise UserError(f"stage.tasks: needs {sorted(unknown)}: only {', '.join(MODALITIES)}")
+        if {"image", "film"} <= set(self.needs):
+            raise UserError("stage.tasks: needs either an image or a film, not both")
 
 
 class TokenSequence(NamedTuple):
@@ -55,7 +84,8 @@ class TaskBuilder:
         self.tasks, self._tokenizer = dict(tasks), tokenizer
         self.pad_id = tokenizer.pad_token_id
         self._marks = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in (
-            "vision_start", "vision_end", "image_pad", "audio_start", "audio_end", "audio_pad")}
+            "vision_start", "vision_end", "image_pad", "video_pad", "audio_start", "audio_end",
+            "audio_pad")}
         self._ids = lru_cache(4096)(self._tokenised)
         self._head = self._ids("<|im_start|>system\n<|im_end|>\n<|im_start|>user\n")
         self._end = self._ids("<|endoftext|>")
@@ -63,54 +93,64 @@ class TaskBuilder:
     def _tokenised(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def task_of(self, record: Mapping, given: Sequence[str]) -> Task:
-        """The task of a record that comes with the ``given`` modalities; DataError if it lacks
-        one, or has what its task does not use."""
+    def task_of(self, record: Mapping, given: Given) -> Task:
+        """The task of a record; DataError if something is not given that it needs, or something
+        is that it does not use."""
         name = record.get("task", "asr")
         task = self.tasks.get(name)
         if task is None:
             raise DataError(f"task '{name}' is not in stage.tasks")
-        for modality in MODALITIES:
-            if modality in task.needs and modality not in given:
+        for modality, value in given._asdict().items():
+            if modality in task.needs and value is None:
                 raise DataError(f"task '{name}' without its {modality}")
-            if modality in given and modality not in task.needs:
+            if value is not None and modality not in task.needs:
                 raise DataError(f"task '{name}' does not use the {modality} of the sample")
         return task
 
-    def lengths(self, record: Mapping, picture: tuple[int, int] | None, audio: int | None
-                ) -> list[int]:
-        """Tokens of a sample for each way to ask; ``picture`` in rows and columns of tokens,
-        ``audio`` in tokens, None where there is none."""
-        task = self.task_of(record, given(picture, audio))
+    def lengths(self, record: Mapping, given: Given) -> list[int]:
+        """Tokens of a sample for each way to ask."""
+        task = self.task_of(record, given)
         answer = self._answer(task, record)
         if not task.prompts:
             return [len(answer) + 1]
-        media = (picture[0] * picture[1] + 2 if picture else 0) + (audio + 2 if audio else 0)
-        return [len(self._head) + media + len(self._question(prompt, record)) + len(answer)
-                for prompt in task.prompts]
+        around = len(self._head) + given.tokens + len(answer)
+        return [around + len(self._question(prompt, record)) for prompt in task.prompts]
 
-    def build(self, record: Mapping, picture: tuple[int, int] | None, audio: int | None,
-              way: int) -> TokenSequence:
+    def build(self, record: Mapping, given: Given, way: int) -> TokenSequence:
         """A sample with the prompt of number ``way``."""
-        task = self.task_of(record, given(picture, audio))
+        task = self.task_of(record, given)
         answer = self._answer(task, record)
         if not task.prompts:
             ids = self._end + answer
             return TokenSequence(ids, [-100, *answer], position_ids([Text(len(ids))]), len(answer))
-        marks, ids = self._marks, list(self._head)
-        parts: list[Part] = [Text(len(ids))]
-        if picture:
-            count = picture[0] * picture[1]
-            ids += [marks["vision_start"], *[marks["image_pad"]] * count, marks["vision_end"]]
-            parts += [Text(1), Vision(*picture), Text(1)]
-        if audio:
-            ids += [marks["audio_start"], *[marks["audio_pad"]] * audio, marks["audio_end"]]
-            parts += [Text(1), Audio(audio), Text(1)]
+        ids, parts = list(self._head), [Text(len(self._head))]
+        for more_ids, more_parts in self._media(given):
+            ids += more_ids
+            parts += more_parts
         question = self._question(task.prompts[way], record)
         ids += question + answer
         parts.append(Text(len(question) + len(answer)))
         return TokenSequence(ids, [-100] * (len(ids) - len(answer)) + answer, position_ids(parts),
                          len(answer))
+
+    def _media(self, given: Given) -> Iterator[tuple[list[int], list[Part]]]:
+        """Ids and parts of each medium between its marks."""
+        def marked(kind: str, inside: list[int], parts: list[Part]) -> tuple[list, list]:
+            ends = self._marks[f"{kind}_start"], self._marks[f"{kind}_end"]
+            return [ends[0], *inside, ends[1]], [Text(1), *parts, Text(1)]
+
+        image, film, audio = given
+        audio_pad, film_pad = self._marks["audio_pad"], self._marks["video_pad"]
+        if image:
+            yield marked("vision", [self._marks["image_pad"]] * image.tokens, [image])
+        if film and audio:
+            both = Film(film, audio)
+            pads = [audio_pad if sound else film_pad for sound in sound_places(both).tolist()]
+            yield marked("vision", *marked("audio", pads, [both]))
+        elif film:
+            yield marked("vision", [film_pad] * film.tokens, [film])
+        elif audio:
+            yield marked("audio", [audio_pad] * audio, [Audio(audio)])
 
     def transcript(self, record: Mapping) -> list[int] | None:
         """Ids of what is said, where that is the text."""
@@ -128,11 +168,6 @@ class TaskBuilder:
         if not task.prompts:
             return self._tokenised(record["text"] + "<|endoftext|>")
         return self._tokenised(_filled(task.answer, record) + "<|im_end|>")
-
-
-def given(picture: object, audio: object) -> tuple[str, ...]:
-    """Names of the modalities that are there."""
-    return tuple(name for name, value in zip(MODALITIES, (picture, audio), strict=True) if value)
 
 
 def _filled(template: str, record: Mapping) -> str:

@@ -10,6 +10,7 @@ from transformers import (
     Qwen3ASRConfig,
     Qwen3ASRForConditionalGeneration,
     Qwen3ASRProcessor,
+    Qwen3ForCausalLM,
 )
 
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
@@ -115,17 +116,19 @@ def adapt(model: Qwen3ASRForConditionalGeneration) -> Recogniser:
 
 
 def build(preset: dict, processor: Qwen3ASRProcessor, seed: int,
-          attn_implementation: str = "sdpa", encoder: WindowedEncoder | None = None
-          ) -> Recogniser:
-    """A model with random weights, except for ``encoder`` where one is given.
+          attn_implementation: str = "sdpa", encoder: WindowedEncoder | None = None,
+          language_model: Qwen3ForCausalLM | None = None) -> Recogniser:
+    """A model with random weights, except for ``encoder`` and ``language_model`` where given.
 
     ``preset``: ``audio_config`` and ``text_config`` of ``Qwen3ASRConfig`` (configs/model/*.yaml);
     the vocabulary size and the special tokens' ids are the processor's, the projector's width is
-    the language model's. The sizes of a given encoder replace those of ``audio_config``.
+    the language model's. The sizes of what is given replace those of the preset; a language model's
+    embeddings get new rows for tokens of the processor that they have none for.
     """
     tokenizer = processor.tokenizer
     ids = tokenizer.convert_tokens_to_ids
-    text = dict(preset["text_config"])
+    text = dict(preset["text_config"] if language_model is None else
+                language_model.config.to_dict())
     text["vocab_size"] = max(text.get("vocab_size") or 0, len(tokenizer))
     audio = preset["audio_config"] if encoder is None else encoder.config.to_diff_dict()
     audio = dict(audio, output_dim=text["hidden_size"])
@@ -144,6 +147,11 @@ def build(preset: dict, processor: Qwen3ASRProcessor, seed: int,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ASRForConditionalGeneration(config)
+        if language_model is not None:
+            language_model.resize_token_embeddings(text["vocab_size"], mean_resizing=False)
+    if language_model is not None:
+        model.model.language_model.load_state_dict(language_model.model.state_dict())
+        model.lm_head.load_state_dict(language_model.lm_head.state_dict())
     if encoder is not None:
         model.model.audio_tower.load_state_dict(encoder.state_dict())
     model.generation_config = GenerationConfig(

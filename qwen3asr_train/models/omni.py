@@ -56,8 +56,9 @@ class OmniModel(asr.Recogniser):
     (place within the sample, temporal, height, width; a row may hold several samples, each of which
     begins at place 0 and sees itself alone); the encoder's ``input_features``, ``chunk_lengths``,
     ``clip_chunks``; the tower's ``pixel_values`` ``(patches, channels * frames * side * side)`` and
-    ``grid_thw`` ``(pictures, 3)``. Audio and pictures lie in the order of their tokens; a clip or
-    picture beyond the last token is a dummy that keeps every module running on every rank.
+    ``grid_thw`` ``(pictures and films, 3)``. Audio, pictures and films lie in the order of their
+    tokens; a clip or picture beyond the last token is a dummy that keeps every module running on
+    every rank.
     """
 
     def __init__(self, config: Qwen3ASRConfig):
@@ -133,7 +134,8 @@ class OmniModel(asr.Recogniser):
         cache, mask = DynamicCache(config=self.model.language_model.config), batch["prompt_mask"]
         hidden, _ = self.read(batch, "prompt_ids", "prompt_positions", attention_mask=mask,
                               past_key_values=cache, use_cache=True)
-        places = batch["prompt_positions"].amax((0, 2))
+        # not the greatest of all: a film's sound may end before its rows and columns do
+        places = batch["prompt_positions"][:, :, -1].amax(0)
         ends = torch.tensor(self.config.eos_token_id, device=mask.device)
         ended = torch.zeros_like(places, dtype=torch.bool)
         tokens: list[Tensor] = []
@@ -173,13 +175,15 @@ def sections(head_dim: int) -> list[int]:
     return [angles - 2 * side, side, side]
 
 
-def build(base: asr.Recogniser, processor: Qwen3ASRProcessor, vision: dict, seed: int,
-          mrope_section: list[int] | None = None) -> OmniModel:
-    """A recogniser with a vision tower of random weights.
+def build(base: asr.Recogniser, processor: Qwen3ASRProcessor, vision: dict | Qwen3VLVisionModel,
+          seed: int, mrope_section: list[int] | None = None) -> OmniModel:
+    """A recogniser with a vision tower.
 
-    ``vision``: fields of ``Qwen3VLVisionConfig`` (``vision_config`` of configs/model/*.yaml); its
-    output is as wide as the language model. The vision tokens are added to the processor's
-    tokenizer, and the embeddings grow, where they lack them.
+    ``vision``: a tower whose output is as wide as the language model; or for one of random weights
+    fields of ``Qwen3VLVisionConfig`` (``vision_config`` of configs/model/*.yaml). The vision tokens
+    are added to the processor's tokenizer, and the embeddings grow, where they lack them.
+    UserError for a tower with more deepstack layers than the language model has layers to take
+    them.
     """
     tokenizer = add_vision_tokens(processor.tokenizer)
     if len(tokenizer) > base.config.text_config.vocab_size:
@@ -190,7 +194,12 @@ def build(base: asr.Recogniser, processor: Qwen3ASRProcessor, vision: dict, seed
     config._attn_implementation = base.config._attn_implementation
     for field, token in VISION_IDS.items():
         setattr(config, field, tokenizer.convert_tokens_to_ids(token))
-    config.vision_config = vision | {"out_hidden_size": config.text_config.hidden_size}
+    fields = vision if isinstance(vision, dict) else vision.config.to_diff_dict()
+    deep, layers = len(fields["deepstack_visual_indexes"]), config.text_config.num_hidden_layers
+    if deep > layers:
+        raise UserError(f"the vision tower has {deep} deepstack layers, the language model "
+                        f"{layers} layers to take them")
+    config.vision_config = fields | {"out_hidden_size": config.text_config.hidden_size}
     config.mrope_section = list(mrope_section or sections(config.text_config.head_dim))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -199,6 +208,8 @@ def build(base: asr.Recogniser, processor: Qwen3ASRProcessor, vision: dict, seed
     if unexpected or any(not name.startswith("model.visual.") for name in missing):
         raise UserError("init_from: the recogniser's weights do not fit the omni model: "
                         f"{(unexpected or missing)[0]}")
+    if not isinstance(vision, dict):
+        model.model.visual.load_state_dict(vision.state_dict())
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
     return adapt(model)

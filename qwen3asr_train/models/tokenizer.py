@@ -22,6 +22,10 @@ MARKERS = ("<asr_text>", "<timestamp>")
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 """What the omni model needs besides; the released tokenizers have them."""
 
+AUDIO_TOKENS = {"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>",
+                "audio_eos_token": "<|audio_end|>"}
+"""Under the names by which the processor asks the tokenizer for them."""
+
 CHAT_TEMPLATE = """\
 {%- macro render(content) -%}
 {%- if content is string -%}{{ content }}
@@ -62,8 +66,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
     tokenizer = Qwen2Tokenizer(
         vocab=learned["vocab"], merges=merges, unk_token=None, eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        extra_special_tokens={"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>",
-                              "audio_eos_token": "<|audio_end|>"})
+        extra_special_tokens=AUDIO_TOKENS)
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in MARKERS])
     return tokenizer
@@ -74,6 +77,17 @@ def add_vision_tokens(tokenizer: Qwen2Tokenizer) -> Qwen2Tokenizer:
     missing = [token for token in VISION_TOKENS if token not in tokenizer.get_vocab()]
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in missing])
     return tokenizer
+
+
+def complete(tokenizer: Qwen2Tokenizer) -> Qwen2Tokenizer:
+    """A text model's tokenizer with all special tokens of ours, behind its others where it lacks
+    them."""
+    for tokens, special in ((SPECIAL_TOKENS, True), (MARKERS, False)):
+        missing = [token for token in tokens if token not in tokenizer.get_vocab()]
+        tokenizer.add_tokens([AddedToken(t, special=special, normalized=False) for t in missing])
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = "<|endoftext|>"
+    return add_vision_tokens(tokenizer)
 
 
 def make_processor(tokenizer: Qwen2Tokenizer) -> Qwen3ASRProcessor:

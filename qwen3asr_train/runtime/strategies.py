@@ -49,6 +49,14 @@ class ZeroStrategy(DeepSpeedStrategy):
             self._process_group_backend = "gloo"
         super()._init_deepspeed_distributed()
 
+    def teardown(self) -> None:
+        """Also take DeepSpeed's hooks off the parameters, which a further Trainer may train; ZeRO-3
+        still needs its own to put the weights together."""
+        engine = getattr(self, "deepspeed_engine", None)
+        if engine is not None and not self.zero_stage_3:
+            engine.destroy()
+        super().teardown()
+
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath, storage_options=None) -> None:
         """Gather weights and optimiser state and write one file on rank 0."""
         checkpoint = dict(checkpoint)

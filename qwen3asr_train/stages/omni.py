@@ -37,8 +37,9 @@ log = logging.getLogger(__name__)
 
 def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     """Train every phase, save ``RUN/model``, write report and metrics; returns these."""
-    if config.strategy.name not in ("single", "ddp"):
-        raise UserError("stage=omni: strategy=single or ddp")
+    if config.strategy.name == "zero3":
+        raise UserError("stage=omni: strategy=single, ddp, zero1 or zero2; zero3 splits the "
+                        "weights, which each pass takes whole from the one before")
     if config.resume not in (None, "auto"):
         raise UserError("stage=omni goes on with resume=auto and the run_dir of the run")
     started = time.perf_counter()

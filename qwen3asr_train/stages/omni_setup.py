@@ -11,7 +11,7 @@ from qwen3asr_train.data.pictures import PictureFormat
 from qwen3asr_train.data.shards import find_shards, read_summary
 from qwen3asr_train.data.tasks import Task, TaskBuilder
 from qwen3asr_train.errors import UserError
-from qwen3asr_train.models import asr, omni
+from qwen3asr_train.models import asr, omni, pretrained
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
 from qwen3asr_train.options import as_arguments
 from qwen3asr_train.stages.setup import (
@@ -41,13 +41,14 @@ class Pass:
 
 
 def passes_of(config: DictConfig) -> dict[str, list[Pass]]:
-    """Phase -> its passes, those with steps; one that stands for pretrained weights is left out
-    with ``init_from``."""
+    """Phase -> its passes, those with steps; one that stands for a pretrained language model is
+    left out where there is one."""
+    pretrained_text = config.stage.init_from or config.stage.language_model_from
     found: dict[str, list[Pass]] = {}
     for phase, options in config.stage.phases.items():
         found[phase] = [Pass(phase, name, one) for name, one in (options.passes or {}).items()
                         if one.get("steps", 1) and not (
-                            one.get("only_from_scratch") and config.stage.init_from)]
+                            one.get("only_from_scratch") and pretrained_text)]
         for one in found[phase]:
             if (fields := set(one.options)) != FIELDS:
                 raise UserError(f"stage.phases.{phase}.passes.{one.name}: fields "
@@ -92,27 +93,48 @@ def build_tasks(config: DictConfig) -> dict[str, Task]:
 
 def build_model(config: DictConfig, sources: dict[str, list[str]], tasks: dict[str, Task]
                 ) -> tuple[omni.OmniModel, Qwen3ASRProcessor]:
-    """The model to train: an omni folder, a recogniser that gets a vision tower, or random
-    weights, with the encoder of stage=aut if one is named."""
+    """The model to train: an omni folder, a recogniser that gets a vision tower, or random weights,
+    with the encoder of stage=aut, the language model of a Qwen3 and the tower of a Qwen3-VL where
+    these are named."""
     options, stage = config.model, config.stage
     preset = OmegaConf.to_container(options, resolve=True)
     start = stage.init_from and str(stage.init_from)
+    refuse_two_of_a_part(stage)
     if start and omni.is_omni(start):
         model, processor = omni.load(start, options.attn_implementation)
     else:
         if start:
             base, processor = asr.load(start, options.attn_implementation)
         else:
-            processor = _processor(options.tokenizer, sources, tasks)
+            language_model = None
+            if stage.language_model_from:
+                language_model, processor = pretrained.load_language_model(
+                    str(stage.language_model_from), options.attn_implementation)
+            else:
+                processor = _processor(options.tokenizer, sources, tasks)
             base = asr.build(preset, processor, config.seed, options.attn_implementation,
-                             encoder_to_begin_with(config))
-        model = omni.build(base, processor, preset["vision_config"], config.seed,
+                             encoder_to_begin_with(config), language_model)
+        vision = preset["vision_config"] if not stage.vision_from else pretrained.load_vision_tower(
+            str(stage.vision_from), base.config.text_config.hidden_size,
+            options.attn_implementation)
+        model = omni.build(base, processor, vision, config.seed,
                            stage.mrope_section and list(stage.mrope_section))
     model.lm_head.chunk_size = stage.loss_chunk
     if options.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     describe_model(model, 0, processor)
     return model, processor
+
+
+def refuse_two_of_a_part(stage: DictConfig) -> None:
+    """UserError for a part that ``init_from`` brings, and another field as well."""
+    start = stage.init_from and str(stage.init_from)
+    if start and stage.language_model_from:
+        raise UserError(f"init_from={start} brings its own language model: leave out "
+                        f"language_model_from={stage.language_model_from}")
+    if start and stage.vision_from and omni.is_omni(start):
+        raise UserError(f"init_from={start} brings its own vision tower: leave out "
+                        f"vision_from={stage.vision_from}")
 
 
 def _processor(tokenizer: int | str, sources: dict[str, list[str]], tasks: dict[str, Task]

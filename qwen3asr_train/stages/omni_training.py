@@ -10,7 +10,6 @@ from qwen3asr_train.data.dataset import StepLoader, loader, sum_over_ranks
 from qwen3asr_train.data.omni import OmniDataset, SampleReader, measured
 from qwen3asr_train.data.packing import TokenPlan
 from qwen3asr_train.data.plan import sample_seed
-from qwen3asr_train.data.shards import read_entries
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import omni
 from qwen3asr_train.runtime.training import TrainingModule
@@ -19,7 +18,12 @@ from qwen3asr_train.stages.omni_setup import Pass
 log = logging.getLogger(__name__)
 
 FINE_TUNING_SHARE = 0.1
-"""``stage.optimizer.lr.PART=auto`` with ``init_from``: of ``model.lr_from_scratch``."""
+"""``stage.optimizer.lr.PART=auto`` of pretrained parts: of ``model.lr_from_scratch``."""
+
+PRETRAINED = {"init_from": tuple(omni.PARTS), "language_model_from": ("language_model",),
+              "vision_from": ("vision_encoder",)}
+"""Field of the stage -> parts that it brings and that fit the rest. The mergers of ``vision_from``
+were trained for another language model: they learn as an adapter does."""
 
 
 def pass_config(config: DictConfig, one: Pass) -> DictConfig:
@@ -48,13 +52,11 @@ class OmniData(lightning.LightningDataModule):
         self.unusable: list[str] = []
         made = []
         for name in weights:
-            entries = [entry for path in sources[name] for entry in read_entries(path)]
-            source, unusable = measured(name, entries, reader, one.options.row_tokens, seed)
+            source, unusable = measured(
+                name, sources[name], reader, one.options.row_tokens, seed,
+                config.data.shards_per_group, config.data.max_bad_samples - len(self.unusable))
             made.append(source)
             self.unusable += unusable
-        if len(self.unusable) > config.data.max_bad_samples:
-            raise UserError(f"{len(self.unusable)} unusable samples, data.max_bad_samples="
-                            f"{config.data.max_bad_samples}; {self.unusable[0]}")
         self.plan = TokenPlan(made, weights, one.options.step_tokens)
         self.steps: StepLoader | None = None
 
@@ -84,7 +86,8 @@ class OmniModule(TrainingModule):
         options = OmegaConf.to_container(config.stage.optimizer) | {"lr": max(rates.values())}
         super().__init__(model, options, OmegaConf.to_container(config.trainer), config.seed)
         self._rates = {part: rate * one.options.lr_scale for part, rate in rates.items()}
-        scratch = config.stage.init_from is None and config.stage.init_from_encoder is None
+        scratch = not any(config.stage[name] for name in (
+            "init_from", "init_from_encoder", "language_model_from"))
         self._ctc = float(scratch) if config.stage.ctc_weight == "auto" else \
             config.stage.ctc_weight
         self._places, self._tokens = 0, Counter()
@@ -119,11 +122,11 @@ class OmniModule(TrainingModule):
 
 def learning_rates(config: DictConfig) -> dict[str, float]:
     """Part -> peak learning rate, with what ``auto`` stands for."""
-    scratch = config.model.lr_from_scratch
-    auto = scratch if config.stage.init_from is None else FINE_TUNING_SHARE * scratch
-    rates = {part: auto if config.stage.optimizer.lr[part] == "auto"
-             else float(config.stage.optimizer.lr[part]) for part in omni.PARTS}
-    return rates
+    pretrained = {part for field, parts in PRETRAINED.items() if config.stage[field]
+                  for part in parts}
+    given = config.stage.optimizer.lr
+    return {part: config.model.lr_from_scratch * (FINE_TUNING_SHARE if part in pretrained else 1.0)
+            if given[part] == "auto" else float(given[part]) for part in omni.PARTS}
 
 
 def train_only(model: omni.OmniModel, parts: list[str]) -> None:

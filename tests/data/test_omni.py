@@ -1,6 +1,8 @@
 """Samples of any modality: measured, packed, and what cannot be used."""
 
 import io
+import json
+import re
 import tarfile
 
 import numpy as np
@@ -8,25 +10,40 @@ import pytest
 import torch
 from PIL import Image
 from transformers import Qwen2Tokenizer
+from webdataset import WebDataset
 
 from data_prep.index import main as index_shards
-from qwen3asr_train.data import pictures
+from qwen3asr_train.data import features, pictures
 from qwen3asr_train.data.audio import encode
 from qwen3asr_train.data.omni import OmniDataset, SampleReader, measured, prompts
 from qwen3asr_train.data.packing import Item, OmniCell
 from qwen3asr_train.data.pictures import PictureFormat
-from qwen3asr_train.data.shards import ShardWriter, read_entries
+from qwen3asr_train.data.shards import ShardReader, ShardWriter, read_entries
 from qwen3asr_train.data.tasks import Task, TaskBuilder
-from qwen3asr_train.errors import DataError
+from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.models import asr, omni
 from qwen3asr_train.models.tokenizer import add_vision_tokens, make_processor, train_tokenizer
+from tests.data.test_positions import (
+    AUDIO,
+    HEARD,
+    HEARD_END,
+    IMAGE,
+    SEEN,
+    SEEN_END,
+    TEXT,
+    VIDEO,
+    theirs,
+)
 
-FORMAT = PictureFormat(patch=4, merge=2, frames=2, least_tokens=1, most_tokens=12)
+FORMAT = PictureFormat(patch=4, merge=2, frames=2, least_tokens=1, most_tokens=12,
+                       film_tokens=4)
 TASKS = {
     "asr": Task(("audio",), ("", "Write it down."), "language {language}<asr_text>{text}", True),
     "image_caption": Task(("image",), ("Describe the picture.", "What is there to see?")),
     "spoken_question": Task(("image", "audio"), ("",)),
     "question": Task(("image",), ("{question}", "Answer: {question}")),
+    "film_caption": Task(("film",), ("What happens?", "Describe the film.")),
+    "film_with_sound": Task(("film", "audio"), ("What can be seen and heard?",)),
     "text": Task(),
 }
 SIZES = {
@@ -73,6 +90,12 @@ def entries(tmp_path_factory):
             writer.write(f"both{i}", {"text": "two", "task": "spoken_question", "duration": 0.6},
                          sound(rng, 0.6), "wav", image=picture(rng), image_extension="png")
             writer.write(f"text{i}", {"text": "a house is red " * (i + 1), "task": "text"})
+            film = {"text": "a ball", "frame_times": [0.25 * n for n in range(3 * i + 1)]}
+            frames = [picture(rng, 16, 24, kind) for _ in film["frame_times"]]
+            writer.write(f"film{i}", film | {"task": "film_caption"}, frames=frames,
+                         image_extension=kind)
+            writer.write(f"heard{i}", film | {"task": "film_with_sound", "duration": 0.4 + i},
+                         sound(rng, 0.4 + i), "wav", frames=frames, image_extension=kind)
             writer.write(f"asked{i}", {"text": "blue", "task": "question", "question": "which?"},
                          image=picture(rng))
     return read_entries(writer.paths[0])
@@ -90,7 +113,7 @@ def items(reader, entries):
 
 
 def test_measured_lengths_are_those_built(reader, entries):
-    assert len(entries) == 15
+    assert len(entries) == 21
     for item in items(reader, entries):
         _, example = reader.example(item.entry, item.way)
         assert len(example.tokens.ids) == item.tokens == len(example.tokens.labels)
@@ -127,7 +150,8 @@ def test_labels_token_by_token(reader, entries, tokenizer):
 
 
 def test_prompts_on_the_left(reader, entries):
-    examples = [reader.example(entry, 0)[1] for entry in entries if entry.image_at]
+    examples = [reader.example(entry, 0)[1] for entry in entries
+                if entry.image_at or entry.frames_at]
     batch = prompts(examples, reader.tasks.pad_id, FORMAT)
     for row, example in enumerate(examples):
         real = batch["prompt_mask"][row].bool()
@@ -154,16 +178,97 @@ def test_what_cannot_be_used_is_named_and_counted(reader, tmp_path):
         writer.write("long", {"text": "a house " * 300, "task": "text"})
         writer.write("good", {"text": "a", "task": "image_caption"}, image=whole)
         writer.write("cut", {"text": "a", "task": "image_caption"}, image=whole[:-400])
-    source, unusable = measured("mine", read_entries(writer.paths[0]), reader, 160, 0)
-    assert [e.key for e in source.entries] == ["good", "cut"]
+    source, unusable = measured("mine", [str(writer.paths[0])], reader, 160, 0)
+    usable = [entry for entry, _ in reader.measure_shard(str(writer.paths[0]))[0]]
+    assert [e.key for e in usable] == ["long", "good", "cut"]  # the first for longer rows
+    assert {item.entry.key for item in source.between(0, 200)} == {"good", "cut"}
+    with pytest.raises(UserError, match=r"more unusable samples .*no_picture: task"):
+        measured("mine", [str(writer.paths[0])], reader, 160, 0, most_bad=5)
     for message, (key, (_, _, reason)) in zip(unusable, bad.items(), strict=True):
         assert key in message and reason in message
     # the header of the cut file is whole: it is found out when its picture is read
     batch = OmniDataset(reader, 160)[OmniCell(0, tuple(
-        Item(e, 0, 0, 30, "mine") for e in source.entries))]
+        Item(e, 0, 0, 30, "mine") for e in usable[1:]))]
     assert [e.key for e in batch["meta"]["entries"]] == ["good"]
     assert "cut: a picture that does not decode" in batch["meta"]["skipped"][0]
     assert len(batch["inputs"]["grid_thw"]) == 1
+
+
+@pytest.mark.parametrize("key", ["film2", "heard1", "heard2"])
+def test_positions_of_films_are_those_of_qwen3_omni(reader, entries, tokenizer, key):
+    """From the token ids alone; its films have the time of their first frame of two."""
+    entry = next(entry for entry in entries if entry.key == key)
+    _, example = reader.example(entry, 0)
+    kinds = {"<|image_pad|>": IMAGE, "<|video_pad|>": VIDEO, "<|audio_pad|>": AUDIO,
+             "<|vision_start|>": SEEN, "<|vision_end|>": SEEN_END, "<|audio_start|>": HEARD,
+             "<|audio_end|>": HEARD_END}
+    ids = [kinds.get(token, TEXT) for token in tokenizer.convert_ids_to_tokens(example.tokens.ids)]
+    steps = (len(entry.frames_at) + 1) // 2
+    assert ids.count(VIDEO) == steps * 2 and example.seen[:2] == (2, 1)
+    frames = [] if example.mel is None else [len(example.mel)]
+    assert ids.count(AUDIO) == sum(features.audio_tokens(count) for count in frames)
+    expected = theirs(ids, frames, [], [[steps, 4, 2]], bool(frames))
+    torch.testing.assert_close(example.tokens.positions[1:], expected)
+
+
+def test_patches_of_a_film_keep_what_is_when(reader):
+    """Frames put together again from their patches; the last is shown to the end of its patch."""
+    rng = np.random.default_rng(4)
+    frames = [Image.fromarray(rng.integers(0, 255, (16, 8, 3), dtype=np.uint8)) for _ in range(3)]
+    patches, (rows, columns) = FORMAT.film_patches(frames)
+    assert (rows, columns) == (2, 1)
+    again = patches.view(2, rows, columns, 2, 2, 3, 2, 4, 4)  # step, token, patch, colour, frame
+    again = again.permute(0, 6, 1, 3, 7, 2, 4, 8, 5).reshape(4, 16, 8, 3)
+    expected = np.stack([np.asarray(frame) for frame in (*frames, frames[-1])])
+    np.testing.assert_allclose((again.numpy() + 1) * 127.5, expected, atol=0.01)
+
+
+def test_films_that_cannot_be_used(reader, tmp_path, capsys):
+    rng, tar = np.random.default_rng(5), tmp_path / "films-0.tar"
+    whole, small = picture(rng, 16, 24, "jpeg"), picture(rng, 24, 16, "jpeg")
+
+    def film(times, *frames, text="a ball"):
+        return {"json": json.dumps({"text": text, "frame_times": times}).encode()} | {
+            f"{number:03d}.jpg": frame for number, frame in enumerate(frames)}
+
+    with tarfile.open(tar, "w") as file:
+        for key, members in {
+                "none": film([]), "timeless": {"json": b'{"text": "a"}', "000.jpg": whole},
+                "short": film([0.0], whole, whole), "back": film([1.0, 0.5], whole, whole),
+                "nan": film([0.0, float("nan")], whole, whole), "wordless": film([0.0], whole,
+                                                                                text=""),
+                "good": film([0.0, 0.5], whole, whole), "cut": film([0, 1], whole, whole[:-200]),
+                "turned": film([0, 1, 2], whole, whole, small)}.items():
+            for ending, payload in members.items():
+                info = tarfile.TarInfo(f"{key}.{ending}")
+                info.size = len(payload)
+                file.addfile(info, io.BytesIO(payload))
+    index_shards([str(tar)])
+    printed = capsys.readouterr().err
+    assert "timeless: 'frame_times' must be 1" in printed and "nan: 'frame_times'" in printed
+    assert "short: 'frame_times' must be 2" in printed and "back: 'frame_times'" in printed
+    found = read_entries(tar)
+    assert [e.key for e in found] == ["none", "wordless", "good", "cut", "turned"]
+    source, unusable = measured("films", [str(tar)], reader, 160, 0)
+    assert "none: task 'asr' without its audio" in unusable[0]
+    assert "wordless: empty text" in unusable[1] and len(unusable) == 2
+    assert {item.entry.key for item in source.between(0, 500)} == {"good", "cut", "turned"}
+    batch = OmniDataset(reader, 160)[OmniCell(0, tuple(
+        Item(e, 0, 0, 30, "films") for e in found[2:]))]
+    assert [e.key for e in batch["meta"]["entries"]] == ["good"]
+    cut, turned = batch["meta"]["skipped"]
+    assert "cut frame 2: a picture that does not decode" in cut
+    assert "turned frame 3: 24 x 16 pixels, the first frame has 16 x 24" in turned
+
+
+def test_films_are_what_webdataset_reads(entries):
+    found = {sample["__key__"]: sample
+             for sample in WebDataset(entries[0].shard, shardshuffle=False)}
+    reader = ShardReader()
+    for entry in entries:
+        names = sorted(name for name in found[entry.key] if re.fullmatch(r"\d+\.\w+", name))
+        assert [found[entry.key][name] for name in names] == list(reader.read_frames(entry))
+        assert len(names) == len(json.loads(found[entry.key]["json"]).get("frame_times", []))
 
 
 def test_a_cell_without_a_sample_still_runs(reader, model):

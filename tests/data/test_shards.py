@@ -13,14 +13,13 @@ from qwen3asr_train.data.shards import (
     ShardReader,
     ShardWriter,
     check_record,
-    entries_of_tar,
     find_shards,
     index_path,
     read_entries,
     read_summary,
-    scan_tar,
     write_index,
 )
+from qwen3asr_train.data.tars import entries_of_tar, scan_tar
 from qwen3asr_train.errors import DataError, UserError
 
 

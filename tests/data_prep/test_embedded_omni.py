@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import pictures
+from data_prep import films, pictures
 from data_prep.embedded import split_of
 from data_prep.embedded_omni import SOURCES, OmniCorpus, ensure_corpus, make_sample
 from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
@@ -43,6 +43,24 @@ def test_answers_are_in_the_caption(make):
             assert answer in scene.caption
 
 
+@pytest.mark.parametrize("direction", films.DIRECTIONS)
+def test_a_film_moves_as_its_caption_says(direction):
+    for seed, shape in enumerate(pictures.SHAPES):
+        shown = films.Motion(shape, "blue", direction)
+        frames, times = films.draw(shown, np.random.default_rng(seed))
+        assert shown.caption == f"a blue {shape} moves {direction}"
+        assert len(frames) == len(times) >= 6 and np.diff(times) == pytest.approx(0.25)
+        middles = []
+        for frame in frames:
+            seen = np.asarray(Image.open(io.BytesIO(frame))).astype(int)
+            painted = np.abs(seen - pictures.COLOURS["blue"]).sum(-1) < 60
+            middles.append([axis.mean() for axis in np.nonzero(painted)[::-1]])  # x, y
+        steps = np.diff(middles, axis=0)
+        moving, still = (0, 1) if direction in ("left", "right") else (1, 0)
+        sign = 1 if direction in ("right", "down") else -1
+        assert (sign * steps[:, moving] > 0.5).all() and np.abs(steps[:, still]).max() < 0.5
+
+
 def test_every_font_prints_every_word_inside_the_picture():
     for seed in range(40):
         ink = (pixels(pictures.printed("kitchen"), seed) < 128).any(-1)
@@ -53,8 +71,9 @@ def test_every_font_prints_every_word_inside_the_picture():
 def test_a_sample_is_a_pure_function():
     for source in SOURCES:
         a, b = (make_sample(SMALL, source, "train", 4) for _ in range(2))
-        assert a[0] == b[0] and a[2] == b[2]
-        assert (a[1] is None and b[1] is None) or np.array_equal(a[1], b[1])
+        assert a.record == b.record and a.picture == b.picture and a.frames == b.frames
+        assert (a.waveform is None and b.waveform is None) or \
+            np.array_equal(a.waveform, b.waveform)
 
 
 def test_corpus_folders_and_held_out_scenes(tmp_path):
@@ -70,8 +89,9 @@ def test_corpus_folders_and_held_out_scenes(tmp_path):
                 assert bool(entry.image_at) == (source in ("captions", "questions", "words",
                                                            "spoken_questions"))
                 assert bool(entry.audio_at) == (source in ("speech", "long_speech", "sounds",
-                                                           "spoken_questions"))
-                if source == "captions":
+                                                           "spoken_questions", "sounding_films"))
+                assert bool(entry.frames_at) == (source in ("films", "sounding_films"))
+                if record.get("task") in ("image_caption", "film_caption"):
                     assert split_of(record["text"]) == split
     before = sorted(tmp_path.rglob("*.tar"))[0].stat().st_mtime_ns
     ensure_corpus(SMALL, tmp_path)

@@ -13,14 +13,27 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
+from transformers import (
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 from data_prep import pictures
 from qwen3asr_train import command_line as commands
 from qwen3asr_train.data.shards import ShardWriter
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr, omni
-from qwen3asr_train.stages.omni_setup import Pass, build_tasks, passes_of
-from qwen3asr_train.stages.omni_training import OmniModule
+from qwen3asr_train.models.tokenizer import train_tokenizer
+from qwen3asr_train.stages.omni_setup import (
+    Pass,
+    build_model,
+    build_reader,
+    build_tasks,
+    passes_of,
+)
+from qwen3asr_train.stages.omni_training import OmniModule, learning_rates
 
 PASSES = {"prepare": ["language"], "general": ["all"], "long": ["all"], "align": [
     "audio_adapter", "audio_encoder", "vision_adapter", "vision_encoder"]}
@@ -68,7 +81,10 @@ def test_every_figure_before_and_after_each_phase(run):
     metrics = json.loads((run / "metrics.json").read_text())
     figures = ["captions/exact_match", "spoken_questions/exact_match", "sounds/exact_match",
                "questions/exact_match", "words/exact_match", "speech/wer", "long_speech/wer",
-               "text/perplexity"]
+               "text/perplexity", "films/film_caption/exact_match",
+               "films/film_question/exact_match",
+               "sounding_films/film_with_sound/exact_match",
+               "sounding_films/film_with_sound_question/exact_match"]
     phases = ["prepare", "align", "general", "long"]
     for figure in figures:
         for first, second in pairwise(phases):
@@ -121,21 +137,35 @@ def losses(folder) -> list[float]:
             (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_as_one(command_line, tmp_path):
-    """Also in the second pass, whose Trainer finds the processes of the first."""
-    short = [*SMALL, "stage.test=false", "stage.phases.align.passes=null",
-             "stage.phases.long.passes=null"]
-    short = [a for a in short if "phases.align.passes." not in a and "phases.long.passes." not in a]
-    command_line(*short, f"run_dir={tmp_path / 'one'}", small=False)
-    command_line(*short, f"run_dir={tmp_path / 'two'}", "strategy=ddp", "strategy.devices=2",
+SHORT = [*(a for a in SMALL if "phases.long.passes." not in a), "stage.test=false",
+         "stage.phases.long.passes=null", "stage.phases.align.passes.audio_encoder.steps=0",
+         "stage.phases.align.passes.vision_adapter.steps=0"]
+
+
+@pytest.fixture(scope="module")
+def one_process(command_line, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    command_line(*SHORT, f"run_dir={folder}", small=False)
+    return folder
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+def test_two_processes_train_as_one(command_line, one_process, tmp_path, strategy):
+    """Also in later passes, whose Trainer finds the processes of the first, and frozen parts."""
+    command_line(*SHORT, f"run_dir={tmp_path}", f"strategy={strategy}", "strategy.devices=2",
                  small=False)
-    assert len(losses(tmp_path / "one")) == 6
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    assert omni.is_omni(str(tmp_path / "two" / "model"))
+    assert len(losses(one_process)) == 12
+    assert losses(tmp_path) == pytest.approx(losses(one_process), rel=1e-4)
+    before, now = (torch.load(tmp_path / "phases" / one / "checkpoints/step-3.ckpt",
+                              weights_only=True)["state_dict"]
+                   for one in ("align/audio_adapter", "align/vision_encoder"))
+    assert {omni.part_of(name.removeprefix("model.")) for name, value in now.items()
+            if not torch.equal(value, before[name])} == {"vision_encoder"}
+    assert omni.is_omni(str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["strategy=zero2", "strategy.devices=2"], "stage=omni: strategy=single or ddp"),
+    (["strategy=zero3", "strategy.devices=2"], "strategy=single, ddp, zero1 or zero2; zero3"),
     (["resume=/some/file"], "stage=omni goes on with resume=auto"),
     (["data=omni_shards"], "data.sources is not set")])
 def test_what_is_refused(command_line, tmp_path, arguments, message):
@@ -167,6 +197,50 @@ def test_a_learning_rate_for_each_part(run, config):
     assert by_part == {"audio_adapter": {2e-3}, "audio_encoder": {2e-3}, "vision_adapter": {2e-3},
                        "vision_encoder": {1e-4}, "language_model": {3e-5}}
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(names)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """Folders as the released ones: a Qwen3, a Qwen3-VL as wide, and one that is wider."""
+    root = tmp_path_factory.mktemp("released")
+    tokenizer = train_tokenizer(["a red circle"] * 4, 280)
+    text = dict(vocab_size=len(tokenizer), hidden_size=24, intermediate_size=32, head_dim=12,
+                num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(Qwen3Config(**text, tie_word_embeddings=True)).save_pretrained(root / "text")
+    tokenizer.save_pretrained(root / "text")
+    vision = dict(depth=1, hidden_size=16, intermediate_size=24, num_heads=2, patch_size=4,
+                  num_position_embeddings=16, deepstack_visual_indexes=[0])
+    for name, width in (("vision", 24), ("wide", 32)):
+        Qwen3VLForConditionalGeneration(Qwen3VLConfig(
+            text_config=text | {"hidden_size": width},
+            vision_config=vision | {"out_hidden_size": width})).save_pretrained(root / name)
+    return root
+
+
+def test_parts_of_released_checkpoints(config, released):
+    given = [*MODEL, f"stage.language_model_from={released / 'text'}",
+             f"stage.vision_from={released / 'vision'}", "stage.optimizer.lr.vision_adapter=5e-4"]
+    options = config(*given)
+    model, processor = build_model(options, {}, build_tasks(options))
+    saved = load_file(released / "text" / "model.safetensors") | {
+        name: value for name, value in load_file(released / "vision" / "model.safetensors").items()
+        if name.startswith("model.visual.")}
+    for name, value in saved.items():
+        ours = name if "visual" in name else name.replace("model.", "model.language_model.", 1)
+        assert torch.equal(model.state_dict()[ours][:len(value)], value), name
+    assert processor.tokenizer.convert_tokens_to_ids("<|video_pad|>") < len(model.lm_head.weight)
+    reader = build_reader(options, model, processor, build_tasks(options))
+    assert reader.picture.patch == 4  # not the preset's
+    assert list(passes_of(options)) == ["align", "general", "long"]
+    assert learning_rates(options) == pytest.approx({
+        "audio_adapter": 2e-3, "audio_encoder": 2e-3, "vision_adapter": 5e-4,
+        "vision_encoder": 2e-4, "language_model": 2e-4})
+    for more, message in (
+            ([f"stage.vision_from={released / 'wide'}"], "32 wide, the language model is 24 wide"),
+            (["stage.init_from=x/y"], "init_from=x/y brings its own language model")):
+        with pytest.raises(UserError, match=message):
+            build_model(config(*given, *more), {}, {})
 
 
 def test_the_joint_variant_trains_both_at_once(config):
@@ -207,7 +281,8 @@ OWN = [*MODEL, "stage=omni", "data=omni_shards", "data.workers=0", "trainer.prog
 
 def test_bad_samples_of_ones_own_shards(broken, command_line, tmp_path):
     given = [*OWN, f"run_dir={tmp_path}", f"data.sources={{pictures: {{train: {broken}}}}}"]
-    weights = ("text", "speech", "sounds", "captions", "questions", "words", "spoken_questions")
+    weights = ("text", "speech", "sounds", "captions", "questions", "words", "spoken_questions",
+               "films", "sounding_films")
     none = [f"stage.phases.general.passes.all.weights.{name}=0" for name in weights]
     refused = command_line(*given, small=False, check=False)
     assert refused.returncode == 2 and "no source captions in data.sources" in refused.stderr
