@@ -18,7 +18,7 @@ from data_prep.align_teachers.times import (
     read_times,
     textgrid_words,
 )
-from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
+from qwen3asr_train.data.shards import ShardReader, ShardWriter, find_shards, read_entries
 from qwen3asr_train.errors import DataError
 
 WORDS = [["it's", 0.1, 0.42], ["关", 0.5, 0.9], ["\"so\"", 0.9, 1.25]]
@@ -153,6 +153,32 @@ def test_an_import(corpus, records, tmp_path, capsys):
     assert import_times.main([*command, "--max-letter-seconds", "0.4"]) == 2
     assert "other settings" in capsys.readouterr().err
     assert import_times.main([corpus["test"], "--times", "/none", "--out", str(tmp_path)]) == 2
+
+
+def test_shards_as_teachers(corpus, records, tmp_path, capsys):
+    """Shards with times as the second teacher, one word of which is doubted and one is elsewhere;
+    and as the first."""
+    times = tmp_path / "shards"
+    with ShardWriter(times, max_samples=5) as writer:
+        for number, (key, (record, audio)) in enumerate(records.items()):
+            words = [list(word) for word in record["words"]]
+            words[0][1:] = [None, None]
+            words[1] = [words[1][0], *(time + 0.5 * (number == 1) for time in words[1][1:])]
+            writer.write(key, record | {"words": words}, audio, "wav")
+    options = ["--max-overlap-seconds", "9", "--max-doubted-share", "0.9"]
+    assert import_times.main([str(times), "--times", corpus["test"], "--second", str(times),
+                              "--out", str(tmp_path / "both"), *options]) == 0
+    assert "doubted words: disagreement 1;" in capsys.readouterr().out
+    both = written(tmp_path / "both")
+    for number, (key, (record, _)) in enumerate(records.items()):
+        expected = [list(word) for word in record["words"]]
+        if number == 1:
+            expected[1][1:] = [None, None]
+        assert both[key][0]["words"] == expected
+    assert import_times.main([corpus["test"], "--times", str(times), "--out",
+                              str(tmp_path / "one"), *options]) == 0
+    assert f"doubted words: without a time {len(records)}" in capsys.readouterr().out
+    assert all(record["words"][0][1] is None for record, _ in written(tmp_path / "one").values())
 
 
 FAKE_MFA = """#!{python}
