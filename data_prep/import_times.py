@@ -14,9 +14,9 @@ from qwen3asr_train.errors import UserError
 _DESCRIPTION = """\
 Give the samples of shards the word times of an aligner, or of a person. --times is a folder, with
 all below it, of one file a sample, named as its key: KEY.TextGrid (long or short; the tier 'words',
-as the Montreal Forced Aligner writes it), KEY.ctm, KEY.txt (Audacity labels) or KEY.json; or a folder of shards whose
-records have `words`; or one .ctm file whose recordings are the keys. --second is another
-teacher's, for comparison."""
+as the Montreal Forced Aligner writes it), KEY.ctm, KEY.txt (Audacity labels) or KEY.json; or a
+folder of shards whose records have `words`; or one .ctm file whose recordings are the keys.
+--second is another teacher's, for comparison."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,5 +1,7 @@
 """Recordings longer than an aligner takes, with oracles in its place."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,7 +23,7 @@ def test_pieces_are_the_whole_recording_and_every_word(words, max_seconds, rest,
     pieces = cut_at_pauses(noise, spans, max_seconds)
     assert pieces[0].start == 0 and pieces[-1].end == length / 16_000
     assert pieces[0].first == 0 and pieces[-1].stop == len(words)
-    for before, after in zip(pieces, pieces[1:], strict=False):
+    for before, after in pairwise(pieces):
         assert before.end == after.start and before.stop == after.first > before.first
         (a, b), (c, d) = spans[after.first - 1], spans[after.first]
         assert (a + b) / 2 - 0.11 <= before.end <= (c + d) / 2 + 0.11
