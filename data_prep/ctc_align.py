@@ -42,7 +42,7 @@ def ctc_teacher(folder: str, device: str = "cpu") -> Teacher:
     from qwen3asr_train.errors import DataError
     from qwen3asr_train.models import aut
 
-    model, processor = aut.load(folder)
+    model, processor = aut.load(folder, field="--model")
     align = CtcAligner(model.to(device), processor)
 
     def teacher(samples: Sequence[Sample]) -> list[Words | str]:

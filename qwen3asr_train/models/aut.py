@@ -17,7 +17,7 @@ from transformers import AutoConfig, Qwen3ASREncoder, Qwen3ASREncoderConfig, Qwe
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.aut_decoder import AuTDecoder, DecoderConfig, Memory
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows, tokens_of_chunks
-from qwen3asr_train.models.folder import save_as
+from qwen3asr_train.models.folder import opening, save_as
 from qwen3asr_train.objectives.ctc import packed_ctc, transcripts
 
 
@@ -116,14 +116,18 @@ def build(preset: dict, processor: Qwen3ASRProcessor, seed: int,
         return AuT(Qwen3ASREncoder(config), decoder, processor)
 
 
-def load(folder: str, attn_implementation: str = "sdpa") -> tuple[AuT, Qwen3ASRProcessor]:
-    """Model (float32) and processor from a folder that :func:`save` wrote."""
+def load(folder: str, attn_implementation: str = "sdpa", field: str = "init_from"
+         ) -> tuple[AuT, Qwen3ASRProcessor]:
+    """Model (float32) and processor from a folder that :func:`save` wrote, and that ``field`` of
+    the config names; UserError for any other."""
     decoder = Path(folder) / "decoder"
-    if not (decoder / "config.json").is_file():
-        raise UserError(f"init_from={folder}: holds an encoder alone, no decoder that writes text")
-    processor = Qwen3ASRProcessor.from_pretrained(folder)
-    encoder = Qwen3ASREncoder.from_pretrained(folder, dtype=torch.float32,
-                                              attn_implementation=attn_implementation)
+    with opening(folder, OSError, ValueError, field=field):
+        if not (decoder / "config.json").is_file():
+            raise UserError(f"{field}={folder}: an encoder alone, without the decoder that writes "
+                            "text in RUN/model of stage=aut")
+        processor = Qwen3ASRProcessor.from_pretrained(folder)
+        encoder = Qwen3ASREncoder.from_pretrained(folder, dtype=torch.float32,
+                                                  attn_implementation=attn_implementation)
     config = DecoderConfig(**json.loads((decoder / "config.json").read_text()))
     model = AuT(encoder, config, processor)
     weights = load_file(decoder / "model.safetensors")

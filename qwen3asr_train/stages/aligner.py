@@ -21,7 +21,7 @@ from qwen3asr_train.models import aligner
 from qwen3asr_train.objectives.slot_cross_entropy import slot_cross_entropy
 from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
 from qwen3asr_train.runtime.training import TrainingModule
-from qwen3asr_train.stages.alignment_scoring import score_aligner
+from qwen3asr_train.stages.alignment_scoring import check_ctc_models, score_aligner
 from qwen3asr_train.stages.finish import finish_run
 from qwen3asr_train.stages.fit import SpeechData, fit, scored_entries
 from qwen3asr_train.stages.scoring import gather_lists
@@ -37,6 +37,7 @@ FINE_TUNING_LR = 2e-5
 def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     """Train, save ``RUN/model``, align the test set, write report and metrics; returns these."""
     started = time.perf_counter()
+    check_ctc_models(config)
     splits = resolve_data(config.data)
     model, processor = build_aligner(config, splits.all_train)
     prompts = SlotPrompts(processor, model.config.num_labels)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import Qwen3ASRProcessor
 
 from qwen3asr_train.data.aligned import AlignmentDataset
@@ -24,6 +24,7 @@ from qwen3asr_train.evaluation.alignment import AlignedClip, clip_of
 from qwen3asr_train.evaluation.report_alignment import AlignmentPicture, AlignmentReport
 from qwen3asr_train.models import aut
 from qwen3asr_train.models.aligner import Aligner
+from qwen3asr_train.models.folder import opening
 from qwen3asr_train.stages.scoring import gather_lists, refuse_skipped, scoring_device
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ def score_aligner(model: Aligner, processor: Qwen3ASRProcessor, entries: list[En
                      options.joined_clips)
     aligners = {"": align.spans}
     if options.get("ctc_model"):
-        aligners["ctc"] = ctc_aligner(str(options.ctc_model), config).spans
+        aligners["ctc"] = ctc_aligner("evaluation.ctc_model", config).spans
     report = AlignmentReport(align.prompts.class_seconds)
     for way in ways_of(options):
         for label, spans in aligners.items():
@@ -202,13 +203,22 @@ def forced_aligner(model: Aligner, processor: Qwen3ASRProcessor, config: DictCon
                    ) -> ForcedAligner:
     """What aligns as ``stage.decoding`` says."""
     options = config.stage.decoding
-    coarse = options.coarse_model and ctc_aligner(str(options.coarse_model), config).spans
+    coarse = ctc_aligner("decoding.coarse_model", config).spans if options.coarse_model else None
     return ForcedAligner(model.to(scoring_device(config)), processor,
                          max_seconds=options.max_seconds,
                          batch_seconds=config.data.evaluation_seconds, coarse=coarse)
 
 
-def ctc_aligner(folder: str, config: DictConfig) -> CtcAligner:
-    """CTC alignment by the AuT in ``folder``."""
-    model, processor = aut.load(folder, config.model.attn_implementation)
+def ctc_aligner(field: str, config: DictConfig) -> CtcAligner:
+    """CTC alignment by the AuT that ``stage.FIELD`` names."""
+    model, processor = aut.load(str(OmegaConf.select(config.stage, field)),
+                                config.model.attn_implementation, field=f"stage.{field}")
     return CtcAligner(model.to(scoring_device(config)), processor)
+
+
+def check_ctc_models(config: DictConfig) -> None:
+    """UserError for a named AuT that is not there: known better before training than after."""
+    for name in ("decoding.coarse_model", "evaluation.ctc_model"):
+        if folder := OmegaConf.select(config.stage, name):
+            with opening(str(folder), field=f"stage.{name}"):
+                pass

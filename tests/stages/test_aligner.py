@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from qwen3asr_train.models import asr, aut
+
 STEPS = ["trainer.max_steps=6", "trainer.validate_every=3", "trainer.checkpoint_every=2",
          "trainer.keep_checkpoints=9", "stage.head.num_labels=400"]
 SMALL_STAGE = ["stage.optimizer.warmup_steps=4"]
@@ -88,14 +90,27 @@ def test_from_a_recogniser_and_on_from_an_aligner(run, finished_run, whole, tmp_
     (["data.augmentation.tempo_share=1", "data.augmentation.tempo_range=[0.5,1]"],
      "data.max_seconds=30, 60 s after data.augmentation: beyond the 400 time classes"),
     (["init_from=./none/such"], "init_from=./none/such: no such folder"),
-    (["stage.slots.all_share=2"], "stage.slots.all_share=2")])
+    (["stage.slots.all_share=2"], "stage.slots.all_share=2"),
+    (["stage.decoding.coarse_model=./none"], "stage.decoding.coarse_model=./none: no such folder")])
 def test_mistakes_are_one_line(run, tmp_path, arguments, message):
     done = run(tmp_path, *arguments, check=False)
     assert done.returncode == 2 and message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_evaluation_on_shards_and_on_a_suite(command_line, whole, corpus, tmp_path):
+@pytest.fixture(scope="module")
+def random_aut(finished_run, tmp_path_factory):
+    """An AuT whose CTC knows nothing, and says when each word is said."""
+    recogniser, processor = asr.load(str(finished_run / "model"))
+    preset = {"audio_config": recogniser.config.audio_config.to_diff_dict(), "aut_decoder": {
+        "layers": 1, "d_model": 32, "heads": 2, "ffn_dim": 48, "dropout": 0.0,
+        "tie_embeddings": True, "initializer_range": 0.1}}
+    folder = tmp_path_factory.mktemp("aut") / "model"
+    aut.save(aut.build(preset, processor, 0), processor, folder)
+    return folder
+
+
+def test_evaluation_on_shards_and_on_a_suite(command_line, whole, random_aut, corpus, tmp_path):
     command_line("stage=evaluate", f"init_from={whole / 'model'}", f"data.test={corpus['test']}",
                  f"run_dir={tmp_path / 'a'}", small=False)
     metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
@@ -107,9 +122,11 @@ def test_evaluation_on_shards_and_on_a_suite(command_line, whole, corpus, tmp_pa
         f"+suite.sets.embedded.corpus={mini}", f"+suite.sets.mine.data={corpus['test']}",
         "suite.evaluation.joined_seconds=[12]", "suite.evaluation.joined_clips=1",
         "suite.evaluation.cross_lingual_seconds=0", "stage.decoding.max_seconds=6",
+        f"stage.decoding.coarse_model={random_aut}", f"stage.evaluation.ctc_model={random_aut}",
         f"run_dir={tmp_path / 'b'}", small=False)
     metrics = json.loads((tmp_path / "b" / "metrics.json").read_text())
-    assert {"embedded/aas_ms", "embedded/joined_12s/aas_ms", "mine/snr_10/aas_ms"} <= metrics.keys()
+    assert {"embedded/aas_ms", "embedded/joined_12s/aas_ms", "mine/snr_10/aas_ms",
+            "embedded/joined_12s/ctc_aas_ms"} <= metrics.keys()
     assert metrics["mine/aas_ms"] == pytest.approx(before["test/aas_ms"])
     assert "mine/aas_ms" in done.stdout
     done = command_line("stage=evaluate", "suite=lid", f"init_from={whole / 'model'}", small=False,
