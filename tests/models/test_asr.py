@@ -1,6 +1,7 @@
 """Our recogniser against transformers' model on the checkpoint folder that it writes."""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -67,16 +68,17 @@ def test_samples_in_one_row_give_the_losses_and_gradients_of_rows_of_their_own(
     prompts = PromptBuilder(processor.tokenizer)
     written = Example(torch.zeros(0, 128), prompts.written_prompt("the light", "turn"),
                       prompts.target("light", "English"))
-    found = []
+    model, found = deepcopy(model).double(), []  # sums of the convolutions' gradients cancel
     for layout in (None, rows):
         model.zero_grad()
         batch = collate([*examples, written], processor.tokenizer.pad_token_id, layout)
+        batch["input_features"] = batch["input_features"].double()
         loss, ctc = model.target_loss(batch, with_ctc=True)
         (loss + ctc).backward()
         found.append((loss.detach(), ctc.detach(), [p.grad.clone() for p in model.parameters()]))
     assert batch["input_ids"].shape[0] == len(rows)
     apart, packed = found
-    torch.testing.assert_close(packed, apart, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(packed, apart, rtol=1e-5, atol=1e-5)
     assert apart[1] > 0
 
 
