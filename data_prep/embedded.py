@@ -41,7 +41,6 @@ VERSION = 5
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT_SHARE = 0.2  # of the sentences; a third of them for validation
-UNSPACED_LANGUAGES = ("Chinese",)
 _SHARD_SAMPLES = 250
 _LETTER_SECONDS = (0.06, 0.25)  # of a letter and of a hanzi: text lies among speech of its length
 _SOUND_SECONDS = (0.6, 3.0)
@@ -199,9 +198,8 @@ def speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.ran
     meta = {"speakers": speakers, **turns[0]}
     if len(set(domains)) == 1:
         meta["domain"] = domains[0]
-    joiner = "" if language in UNSPACED_LANGUAGES else " "
-    record = {"text": joiner.join(texts), "language": language, "task": "asr", "words": words,
-              "meta": meta}
+    record = {"text": LANGUAGES[language].joiner.join(texts), "language": language, "task": "asr",
+              "words": words, "meta": meta}
     if spelled:
         record["entities"] = [spelled.entity]
         meta["sounds_like"] = list(spelled.others)
@@ -218,7 +216,7 @@ def _text(corpus: Corpus, split: str, language: str, rng: np.random.Generator) -
         record = {"text": spelled.text, "spoken": spelled.said, "entities": [spelled.entity],
                   "meta": {"sounds_like": list(spelled.others)}}
     return record | {"language": language, "task": "text", "source": "embedded",
-                     "duration": round(_LETTER_SECONDS[language in UNSPACED_LANGUAGES] *
+                     "duration": round(_LETTER_SECONDS[not LANGUAGES[language].spaced] *
                                        len(record["spoken"]), 4)}
 
 

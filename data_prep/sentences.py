@@ -33,6 +33,11 @@ class GrammarInfo:
     espeak: str
     spaced: bool = True
 
+    @property
+    def joiner(self) -> str:
+        """What stands between words."""
+        return " " if self.spaced else ""
+
 
 # Keys are the language names of the released Qwen3-ASR models.
 LANGUAGES: Mapping[str, GrammarInfo] = MappingProxyType(
@@ -101,8 +106,7 @@ def spelled_sentence(language: str, rng: np.random.Generator) -> SpelledSentence
         return None
     spellings = _spellings()[language]
     groups = [row[rng.integers(len(row))] for row in spellings["names"]]
-    joiner = " " if LANGUAGES[language].spaced else ""
-    names = [joiner.join(parts) for parts in product(*groups)]
+    names = [LANGUAGES[language].joiner.join(parts) for parts in product(*groups)]
     entity = _choice(names, rng)
     template = _filled(_choice(spellings["sentences"], rng).replace("{entity}", "<>"),
                        _grammar(language).lists, rng)

@@ -41,21 +41,19 @@ class TimeFilters:
         others = None if second is None else _letter_times(second)
         places = [0, *accumulate(len(letters(word)) for word, *_ in words)]
         for (word, start, end), first, last in zip(words, places, places[1:], strict=False):
-            if start is None or end is None:
-                doubts["without a time"] += 1
-                kept.append([word, None, None])
-                continue
             reason = self._doubt(word, start, end, before, seconds)
             if reason is None and others is not None:
                 reason = self._disagreement(start, end, others, first, last)
             if reason is not None:
                 doubts[reason] += 1
             kept.append([word, None, None] if reason else [word, start, end])
-            before = max(before, end)
+            before = before if end is None else max(before, end)
         return kept, doubts
 
-    def _doubt(self, word: str, start: float, end: float, before: float, seconds: float
-               ) -> str | None:
+    def _doubt(self, word: str, start: float | None, end: float | None, before: float,
+               seconds: float) -> str | None:
+        if start is None or end is None:
+            return "without a time"
         size = sum(_DENSE_LETTERS if _DENSE[0] <= c <= _DENSE[1] else 1 for c in letters(word))
         if end > seconds + self.max_overlap_seconds:
             return "beyond the audio"

@@ -98,14 +98,10 @@ def test_unknown_names_are_value_errors():
         sentence("English", "poems", np.random.default_rng(0))
 
 
-def joiner(language: str) -> str:
-    return " " if LANGUAGES[language].spaced else ""
-
-
 @pytest.mark.parametrize("language", _spellings())
 def test_names_of_several_spellings_do_not_sound_alike(speaker, language):
     rows = [[group[0] for group in row] for row in _spellings()[language]["names"]]
-    names = [joiner(language).join(parts) for parts in product(*rows)]
+    names = [LANGUAGES[language].joiner.join(parts) for parts in product(*rows)]
     drawn = [names[i] for i in np.random.default_rng(0).permutation(len(names))[:150]]
     heard = {tuple(speaker.phonemes(name, LANGUAGES[language].espeak)) for name in drawn}
     assert len(heard) == len(drawn) == 150
@@ -117,7 +113,7 @@ def test_no_spelling_belongs_to_two_names(language):
     for row in rows:
         for group in row:
             assert len(set(group)) == len(group) >= 2
-    spelled = Counter(joiner(language).join(parts) for groups in product(*rows)
+    spelled = Counter(LANGUAGES[language].joiner.join(parts) for groups in product(*rows)
                       for parts in product(*groups))
     assert max(spelled.values()) == 1, spelled.most_common(5)
     if LANGUAGES[language].spaced:  # of hanzi, there are not enough
