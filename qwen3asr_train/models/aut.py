@@ -159,7 +159,7 @@ def save(model: AuT, processor: Qwen3ASRProcessor, folder: Path,
 
 def load_encoder(folder: str, attn_implementation: str = "sdpa") -> WindowedEncoder:
     """The encoder of ``folder``: an AuT's, a recogniser's, or one by itself; or a hub name."""
-    try:
+    with opening(folder, OSError, ValueError, field="init_from_encoder"):
         kind = AutoConfig.from_pretrained(folder).model_type
         if kind == "qwen3_asr":
             from transformers import Qwen3ASRForConditionalGeneration
@@ -171,6 +171,3 @@ def load_encoder(folder: str, attn_implementation: str = "sdpa") -> WindowedEnco
             raise UserError(f"init_from_encoder={folder}: a {kind}, not a Qwen3-ASR encoder")
         return batch_windows(Qwen3ASREncoder.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attn_implementation))
-    except (OSError, ValueError) as error:
-        raise UserError(f"init_from_encoder={folder}: no checkpoint folder here, and no hub name "
-                        f"that can be reached ({str(error).splitlines()[0]})") from error
