@@ -59,7 +59,7 @@ def cut_at_pauses(waveform: np.ndarray, coarse: Spans, max_seconds: float) -> li
 
 
 def piece_by_piece(waveform: np.ndarray, units: Sequence[str], max_seconds: float,
-               align: Callable[[np.ndarray, Sequence[str]], Spans]) -> Spans:
+                   align: Callable[[np.ndarray, Sequence[str]], Spans]) -> Spans:
     """Times in a recording longer than ``max_seconds``, piece by piece.
 
     Of each piece of the audio, ``align`` is given somewhat less text than it should hold, by the
