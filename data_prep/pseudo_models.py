@@ -29,12 +29,8 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES as WHISPE
 
 from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.decoding import generate
-from qwen3asr_train.decoding.transcriber import (
-    Transcriber,
-    Transcript,
-    join_transcripts,
-    split_at_quiet,
-)
+from qwen3asr_train.decoding.pauses import split_at_quiet
+from qwen3asr_train.decoding.transcriber import Transcriber, Transcript, join_transcripts
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.languages import known_language
 

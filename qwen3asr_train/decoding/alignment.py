@@ -41,16 +41,19 @@ class Clip(NamedTuple):
 class ForcedAligner:
     """Times of words, sentences or paragraphs.
 
-    Recordings longer than ``max_seconds`` are aligned in pieces; ``batch_seconds``: padded
+    Recordings longer than ``max_seconds`` are aligned in pieces, ``min_seconds`` and longer where
+    pauses allow it (None: half of ``max_seconds``); ``batch_seconds``: padded
     seconds of audio in one forward pass. ``window``: attention window of the encoder in seconds,
     None: the checkpoint's. ``coarse``: another aligner, which need only be about right and takes
-    recordings of any length (CTC): it tells which words a piece holds. Without it a piece is cut
-    where the one before was found to end, and what goes wrong in one goes wrong in the next.
+    recordings of any length (CTC): it tells which words a piece holds. Without it a piece is as
+    long as it can be and cut where the one before was found to end, and what goes wrong in one goes
+    wrong in the next.
     """
 
     model: Aligner
     processor: Qwen3ASRProcessor
     max_seconds: float = 300.0
+    min_seconds: float | None = None
     batch_seconds: float = 300.0
     window: int | None = None
     coarse: Align | None = None
@@ -100,7 +103,8 @@ class ForcedAligner:
         if coarse is None:
             return piece_by_piece(waveform, units, self.max_seconds,
                                   lambda piece, words: self._words([piece], [words])[0])
-        pieces = cut_at_pauses(waveform, coarse, self.max_seconds)
+        least = self.max_seconds / 2 if self.min_seconds is None else self.min_seconds
+        pieces = cut_at_pauses(waveform, coarse, (least, self.max_seconds))
         spans = self._words([piece.of(waveform) for piece in pieces],
                             [units[piece.first:piece.stop] for piece in pieces])
         return [(round(piece.start + a, 3), round(piece.start + b, 3))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qwen3asr_train.data.audio import SAMPLE_RATE
+from qwen3asr_train.decoding.pauses import FRAME, frame_energy, speech_level
 
 Spans = list[tuple[float, float]]
 """Start and end (s) of each unit."""
@@ -21,8 +22,11 @@ Align = Callable[[Sequence[np.ndarray], Sequence[Sequence[str]]], list[Spans | N
 
 _TEXT_SHARE = 0.7  # of the text that a piece of a long recording is expected to hold
 _PAUSE_MARGIN = 0.2  # seconds around a pause in which the quietest place is looked for
-_FRAME = 160  # samples in one energy frame (10 ms)
-_QUIET_FRAMES = 10
+_QUIET_FRAMES = 15
+_PAUSE_DECIBELS = 40.0  # what is that much quieter than speech is a pause,
+_PAUSE_REWARD = 3.0  # and worth a cut of so many dB
+_SHORT_COST = 40.0  # dB, for a piece of no length; in proportion for one that is too short
+_SILENCE = 1e-12  # energy (-120 dB) below which all is alike
 _EDGE_SECONDS = 1.0  # words that are said to end so near a piece's end may belong behind it
 
 
@@ -39,23 +43,38 @@ class Piece(NamedTuple):
         return waveform[round(self.start * SAMPLE_RATE):round(self.end * SAMPLE_RATE)]
 
 
-def cut_at_pauses(waveform: np.ndarray, coarse: Spans, max_seconds: float) -> list[Piece]:
-    """Pieces of at most ``max_seconds``, each cut where it is quietest between two words of its
-    second half; ``coarse``: times of all units that are about right. A piece is longer only where
-    two words are further apart than that."""
+def cut_at_pauses(waveform: np.ndarray, coarse: Spans, seconds: tuple[float, float]
+                  ) -> list[Piece]:
+    """Pieces cut where it is quietest between words; ``coarse``: times of all units that are about
+    right.
+
+    Of all ways to cut, the one whose cuts are the quietest together: the level of each counts in dB
+    over that of a pause, so that every pause is a reason to cut, and a louder place is cut only
+    where it must. ``seconds``: least and most of a piece. One is shorter only where there is no
+    other way to stay below the most, and longer only where two words are further apart than that.
+    """
+    least, most = seconds
     length = len(waveform) / SAMPLE_RATE
-    loudness, middles = _loudness(waveform), [(a + b) / 2 for a, b in coarse]
-    # cuts[i]: where to cut in front of unit i + 1, and how loud it is there
-    cuts = [_quietest(loudness, *pair) for pair in pairwise(middles)]
-    pieces, start, first = [], 0.0, 0
-    while length - start > max_seconds and first < len(cuts):
-        within = [i for i in range(first, len(cuts)) if cuts[i][0] - start <= max_seconds]
-        late = [i for i in within if cuts[i][0] - start >= max_seconds / 2] or within or [first]
-        chosen = min(late, key=lambda i: (cuts[i][1], -i))
-        end = max(cuts[chosen][0], start)
-        pieces.append(Piece(start, end, first, chosen + 1))
-        start, first = end, chosen + 1
-    return [*pieces, Piece(start, length, first, len(coarse))]
+    energy = frame_energy(waveform)
+    loudness, middles = _loudness(energy), [(a + b) / 2 for a, b in coarse]
+    found = [_quietest(loudness, *pair) for pair in pairwise(middles)]
+    # nodes: the beginning, in front of each further unit, the end
+    places = np.array([0.0, *(place for place, _ in found), length])
+    places = np.maximum.accumulate(places)
+    level = np.array([0.0, *(level for _, level in found), 0.0])
+    costs = np.maximum(_decibels(level) - _decibels(speech_level(energy)) + _PAUSE_DECIBELS, 0.0)
+    costs = costs - _PAUSE_REWARD
+    best, before = np.zeros(len(places)), np.zeros(len(places), dtype=int)
+    for node in range(1, len(places)):
+        first = min(int(np.searchsorted(places, places[node] - most)), node - 1)
+        lacking = np.maximum(1 - (places[node] - places[first:node]) / least, 0.0) if least else 0
+        totals = best[first:node] + costs[node] + _SHORT_COST * lacking
+        before[node] = first + int(totals.argmin())
+        best[node] = totals.min()
+    nodes = [len(places) - 1]
+    while nodes[-1]:
+        nodes.append(int(before[nodes[-1]]))
+    return [Piece(float(places[a]), float(places[b]), a, b) for a, b in pairwise(nodes[::-1])]
 
 
 def piece_by_piece(waveform: np.ndarray, units: Sequence[str], max_seconds: float,
@@ -96,26 +115,28 @@ def _cut_at_pause(piece: np.ndarray, spans: Spans, seconds: float) -> tuple[int,
     if not pauses:
         return count, max(spans[count - 1][1], 0.5)
     _, kept = max(pauses)
-    return kept, max(_quietest(_loudness(piece), spans[kept - 1][1] - _PAUSE_MARGIN,
+    return kept, max(_quietest(_loudness(frame_energy(piece)), spans[kept - 1][1] - _PAUSE_MARGIN,
                                spans[kept][0] + _PAUSE_MARGIN)[0], 0.5)
 
 
-def _loudness(samples: np.ndarray) -> np.ndarray:
-    """Energy of the 100 ms that begin at each 10 ms; none of less than 100 ms."""
-    count = len(samples) // _FRAME
-    if count < _QUIET_FRAMES:
+def _loudness(energy: np.ndarray) -> np.ndarray:
+    """Mean energy of the 150 ms that begin at each 10 ms; none of less than that."""
+    if len(energy) < _QUIET_FRAMES:
         return np.zeros(0)
-    energy = np.square(samples[:count * _FRAME], dtype=np.float64).reshape(count, _FRAME).mean(1)
-    return np.convolve(energy, np.ones(_QUIET_FRAMES), mode="valid")
+    return np.convolve(energy, np.full(_QUIET_FRAMES, 1 / _QUIET_FRAMES), mode="valid")
+
+
+def _decibels(energy):
+    return 10 * np.log10(np.maximum(energy, _SILENCE))
 
 
 def _quietest(loudness: np.ndarray, start: float, end: float) -> tuple[float, float]:
-    """The middle of the quietest 100 ms between ``start`` and ``end`` (s), and how loud they are.
+    """The middle of the quietest 150 ms between ``start`` and ``end`` (s), and how loud they are.
     """
-    first = min(max(0, round(start * SAMPLE_RATE) // _FRAME), max(0, len(loudness) - 1))
-    found = loudness[first:max(first + 1, round(end * SAMPLE_RATE) // _FRAME - _QUIET_FRAMES + 1)]
+    first = min(max(0, round(start * SAMPLE_RATE) // FRAME), max(0, len(loudness) - 1))
+    found = loudness[first:max(first + 1, round(end * SAMPLE_RATE) // FRAME - _QUIET_FRAMES + 1)]
     if not len(found):
         return (start + end) / 2, 0.0
     quiet = np.flatnonzero(found <= found.min() * (1 + 1e-6))  # digital silence: its middle
     place = first + quiet[len(quiet) // 2] + _QUIET_FRAMES / 2
-    return place * _FRAME / SAMPLE_RATE, float(found.min())
+    return place * FRAME / SAMPLE_RATE, float(found.min())

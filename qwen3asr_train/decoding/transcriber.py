@@ -14,15 +14,10 @@ from qwen3asr_train.data.augment_join import join_texts
 from qwen3asr_train.data.collate import Example, collate
 from qwen3asr_train.decoding.generate import Model, autocast, generate, prompts_for
 from qwen3asr_train.decoding.guard import RepetitionGuard
+from qwen3asr_train.decoding.pauses import split_at_quiet
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.text import split_output
 from qwen3asr_train.models.aut import AuT
-
-_SEARCH_SECONDS = 5.0  # how far before the limit a quiet place to cut is looked for
-_FRAME = 160  # samples in one energy frame (10 ms)
-_SMOOTH = 10  # frames averaged when looking for a quiet place
-_QUIET = 2.0  # times the least energy is about as quiet
-_SILENCE = 1e-8  # energy (-80 dB) below which all is alike
 
 
 @dataclass(frozen=True)
@@ -110,32 +105,6 @@ class Transcriber:
             transcripts.append(Transcript(self.language or language, text, row.confidence,
                                           len(tokens) + 1))
         return transcripts
-
-
-def split_at_quiet(waveform: np.ndarray, max_seconds: float) -> list[np.ndarray]:
-    """Cut ``(samples,)`` into pieces of at most ``max_seconds``, each in the middle of the longest
-    quiet stretch of the last seconds before the limit: where 100 ms are about as quiet as the
-    quietest. Joined, the pieces are the waveform."""
-    limit = int(max_seconds * SAMPLE_RATE)
-    pieces = []
-    while len(waveform) > limit:
-        start = max(limit // 2, limit - int(_SEARCH_SECONDS * SAMPLE_RATE))
-        frames = (limit - start) // _FRAME
-        energy = np.square(waveform[start:start + frames * _FRAME]).reshape(frames, _FRAME).mean(1)
-        smooth = np.convolve(energy, np.ones(_SMOOTH) / _SMOOTH, mode="valid")
-        cut = start + (middle_of_longest(smooth <= _QUIET * smooth.min() + _SILENCE)
-                       + _SMOOTH // 2) * _FRAME
-        pieces.append(waveform[:cut])
-        waveform = waveform[cut:]
-    return [*pieces, waveform]
-
-
-def middle_of_longest(mask: np.ndarray) -> int:
-    """The middle of the longest run of True; of several as long, of the last."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
-    starts, ends = edges[::2], edges[1::2]
-    longest = len(starts) - 1 - int(np.argmax((ends - starts)[::-1]))
-    return int(starts[longest] + ends[longest] - 1) // 2
 
 
 def join_transcripts(parts: list[Transcript]) -> Transcript:

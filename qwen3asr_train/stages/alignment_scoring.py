@@ -205,7 +205,7 @@ def forced_aligner(model: Aligner, processor: Qwen3ASRProcessor, config: DictCon
     options = config.stage.decoding
     coarse = ctc_aligner("decoding.coarse_model", config).spans if options.coarse_model else None
     return ForcedAligner(model.to(scoring_device(config)), processor,
-                         max_seconds=options.max_seconds,
+                         max_seconds=options.max_seconds, min_seconds=options.min_seconds,
                          batch_seconds=config.data.evaluation_seconds, coarse=coarse)
 
 

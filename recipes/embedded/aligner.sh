@@ -47,6 +47,6 @@ for seed in "$@"; do
     run_dir="$work/$seed/aligner"
   "$python" -m qwen3asr_train stage=evaluate suite=alignment init_from="$work/$seed/aligner/model" \
     stage.evaluation.ctc_model="$aut" stage.decoding.coarse_model="$aut" \
-    stage.decoding.max_seconds=3 run_dir="$work/$seed/suite" "${sets[@]}"
+    stage.decoding.max_seconds=3 stage.decoding.min_seconds=0.4 run_dir="$work/$seed/suite" "${sets[@]}"
 done
 "$python" "$root/recipes/embedded/aligner_figures.py" "${@/#/$work/}"

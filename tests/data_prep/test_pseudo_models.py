@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from data_prep.pseudo_models import open_labeller
-from qwen3asr_train.decoding.transcriber import split_at_quiet
+from qwen3asr_train.decoding.pauses import split_at_quiet
 from qwen3asr_train.errors import UserError
 
 

@@ -79,7 +79,7 @@ def test_coarse_times_tell_which_words_a_piece_holds(ours, waveforms):
     step = len(long) / 16_000 / 16
     coarse = [(i * step, (i + 1) * step) for i in range(16)]
     align = replace(ours, max_seconds=3.0, coarse=lambda waveforms, units: [coarse])
-    pieces = cut_at_pauses(long, coarse, 3.0)
+    pieces = cut_at_pauses(long, coarse, (1.5, 3.0))
     expected = [(pytest.approx(piece.start + a, abs=1e-3), pytest.approx(piece.start + b, abs=1e-3))
                 for piece in pieces
                 for a, b in ours.spans([piece.of(long)], [units[piece.first:piece.stop]])[0]]

@@ -1,6 +1,6 @@
 """Recordings longer than an aligner takes, with oracles in its place."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -12,21 +12,22 @@ from qwen3asr_train.decoding.alignment_long import cut_at_pauses, piece_by_piece
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.1, 1.0)), min_size=1, max_size=60),
-       st.floats(1.0, 10.0), st.floats(0.0, 5.0), st.integers(0, 2**32 - 1))
-def test_pieces_are_the_whole_recording_and_every_word(words, max_seconds, rest, seed):
+       st.floats(1.0, 10.0), st.sampled_from([0.0, 0.5]), st.floats(0.0, 5.0),
+       st.integers(0, 2**32 - 1))
+def test_pieces_are_the_whole_recording_and_every_word(words, max_seconds, least, rest, seed):
     place, spans = 0.0, []
     for pause, seconds in words:
         spans.append((place + pause, place + pause + seconds))
         place += pause + seconds
     length = round((place + rest) * 16_000)
     noise = np.random.default_rng(seed).standard_normal(length).astype(np.float32)
-    pieces = cut_at_pauses(noise, spans, max_seconds)
+    pieces = cut_at_pauses(noise, spans, (least * max_seconds, max_seconds))
     assert pieces[0].start == 0 and pieces[-1].end == length / 16_000
     assert pieces[0].first == 0 and pieces[-1].stop == len(words)
     for before, after in pairwise(pieces):
         assert before.end == after.start and before.stop == after.first > before.first
         (a, b), (c, d) = spans[after.first - 1], spans[after.first]
-        assert (a + b) / 2 - 0.11 <= before.end <= (c + d) / 2 + 0.11
+        assert (a + b) / 2 - 0.16 <= before.end <= (c + d) / 2 + 0.16
         if before.end - before.start > max_seconds + 0.01:  # nowhere else to cut
             assert before.stop == before.first + 1
     assert sum(len(piece.of(noise)) for piece in pieces) == length
@@ -39,11 +40,35 @@ def test_pieces_are_cut_in_pauses_that_coarse_times_miss():
     for second in range(30):
         waveform[second * 16_000:][:9_600] = rng.standard_normal(9_600)
     coarse = [(i + off, i + 0.6 + off) for i, off in enumerate(rng.uniform(-0.25, 0.25, 30))]
-    pieces = cut_at_pauses(waveform, coarse, 8.0)
-    assert len(pieces) > 3
-    for piece in pieces[1:]:
+    long, short = (cut_at_pauses(waveform, coarse, seconds) for seconds in ((4.0, 8.0), (0.5, 8.0)))
+    assert len(short) == 30 and 4 <= len(long) <= 8
+    assert min(piece.end - piece.start for piece in long[:-1]) > 3.8
+    for piece in long[1:] + short[1:]:
         assert piece.start % 1 == pytest.approx(0.8, abs=0.15)
         assert piece.first == round(piece.start + 0.2)
+
+
+@settings(deadline=None)
+@given(st.integers(2, 8), st.integers(0, 2**32 - 1))
+def test_no_other_cuts_are_as_quiet(words, seed):
+    """Against every way to cut: in front of which words, and what each cut costs."""
+    rng = np.random.default_rng(seed)
+    waveform = np.repeat(10 ** rng.uniform(-3, 0, words * 4), 4_000).astype(np.float32)
+    spans = [(float(i), i + 0.5) for i in range(words)]
+    pieces = cut_at_pauses(waveform, spans, (0.0, 2.6))
+
+    def level(place):  # dB over a pause
+        first = round(place * 100) - 7
+        energy = np.square(waveform.astype(float)).reshape(-1, 160).mean(1)
+        loud = energy[first:first + 15].mean()
+        return max(10 * np.log10(loud / np.percentile(energy, 95)) + 40, 0) - 3
+
+    places = {i: cut_at_pauses(waveform, [spans[i - 1], spans[i]], (0.0, 0.1))[1].start
+              for i in range(1, words)}
+    ways = [way for count in range(words) for way in combinations(range(1, words), count)
+            if all(b - a <= 2.6 for a, b in pairwise([0, *(places[i] for i in way), words]))]
+    cost = {way: sum(level(places[i]) for i in way) for way in ways}
+    assert cost[tuple(piece.first for piece in pieces[1:])] == pytest.approx(min(cost.values()))
 
 
 @settings(deadline=None)

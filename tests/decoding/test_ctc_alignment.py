@@ -39,20 +39,65 @@ def test_times_of_tokens():
         0.0, 0.08, 0.96, 1.0, 1.08, 2.0]
 
 
-def test_units_have_their_tokens():
+@pytest.fixture(scope="module")
+def align():
     processor = make_processor(train_tokenizer(["turn on the light", "关上门"] * 9, 300))
     model = aut.build({"audio_config": dict(d_model=32, encoder_layers=1, encoder_attention_heads=2,
                                             encoder_ffn_dim=48, downsample_hidden_size=4),
                        "aut_decoder": dict(layers=1, d_model=32, heads=2, ffn_dim=48, dropout=0.0,
                                            tie_embeddings=True, initializer_range=0.1)},
                       processor, 0)
-    align = CtcAligner(model, processor)
+    return CtcAligner(model, processor)
+
+
+def test_units_have_their_tokens(align):
     units = ["turn", "on", "关", "上", "light"]
     ids, owners = align._tokens(units)
     assert sorted(set(owners)) == [0, 1, 2, 3, 4] and owners == sorted(owners)
-    assert processor.tokenizer.decode(ids) == "turn on 关上 light"
+    assert align.processor.tokenizer.decode(ids) == "turn on 关上 light"
     rng = np.random.default_rng(0)
     waveforms = [(0.1 * rng.standard_normal(n)).astype(np.float32) for n in (64_000, 8_000)]
     long, short = align.spans(waveforms, [units, units * 9])
     flat = [time for span in long for time in span]
     assert len(long) == 5 and flat == sorted(flat) and flat[-1] <= 4.0 and short is None
+
+
+def test_long_recordings_are_encoded_between_pauses(align):
+    """Each stretch of sound as if it came alone, and its tokens where it lies."""
+    rng = np.random.default_rng(1)
+    sounds = [(0.1 * rng.standard_normal(n)).astype(np.float32) for n in (35_200, 48_000, 40_000)]
+    silence = np.zeros(8_000, np.float32)
+    long = np.concatenate([sounds[0], silence, sounds[1], silence, sounds[2]])
+    emissions = list(align._emissions([sounds[0], long]))
+    assert len(emissions[0].log_probs) == len(align._log_probs(sounds[:1])[0])
+    cuts = [0, 39_200, 95_200, len(long)]
+    pieces = [long[a:b] for a, b in pairwise(cuts)]
+    expected = align._log_probs(pieces)
+    silent = (emissions[1].log_probs != np.concatenate(expected)).any(1)
+    np.testing.assert_allclose(emissions[1].log_probs[~silent], np.concatenate(expected)[~silent],
+                               atol=1e-4)
+    starts = np.concatenate([[cut / 16_000 + token_time(i) for i in range(len(rows))]
+                             for cut, rows in zip(cuts, expected, strict=False)])
+    np.testing.assert_allclose(emissions[1].times[:, 0], starts, atol=0.011)
+    assert (emissions[1].times[1:, 0] >= emissions[1].times[:-1, 1] - 1e-9).all()
+    assert emissions[1].times[-1, 1] == pytest.approx(len(long) / 16_000)
+
+
+def test_nothing_is_said_in_pauses(align):
+    """Tokens that are all in a pause keep the blank's probability alone; a word goes there only if
+    there is no room elsewhere."""
+    rng = np.random.default_rng(2)
+    sound = (0.1 * rng.standard_normal(16_000)).astype(np.float32)
+    waveform = np.concatenate([sound, np.zeros(8_000, np.float32), sound])
+    raw = align._log_probs([waveform])[0]
+    emissions, = align._emissions([waveform])
+    changed = (emissions.log_probs - raw).round(3)
+    blank = align.model.blank_id
+    inside = (emissions.times[:, 0] >= 1.0) & (emissions.times[:, 1] <= 1.5)
+    others = np.arange(raw.shape[1]) != blank
+    assert inside.sum() >= 4 and not changed[~inside].any() and not changed[:, blank].any()
+    assert (changed[inside][:, others] == -10).all()
+    spans = align.spans([waveform], [["turn", "on", "the", "light"]])[0]
+    assert not any(1.0 <= start and end <= 1.5 for start, end in spans)
+    crowded = align.spans([waveform[8_000:-8_000]], [["on"] * 9])[0]
+    assert crowded is not None and any(0.5 <= start and end <= 1.0 for start, end in crowded)
