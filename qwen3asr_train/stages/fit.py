@@ -20,6 +20,7 @@ from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.data.questions import Questions
 from qwen3asr_train.data.shards import Entry, read_entries
 from qwen3asr_train.decoding.generate import generate
+from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.metrics import Utterance, score
 from qwen3asr_train.options import as_arguments
 from qwen3asr_train.runtime.checkpoint import refuse_used_folder, resume_from
@@ -112,12 +113,23 @@ class SpeechData(lightning.LightningDataModule):
 
 
 class RecogniserModule(TrainingModule):
-    """Cross-entropy and CTC of a recogniser; validation by generating."""
+    """Cross-entropy and CTC of a recogniser; validation by generating.
 
-    def __init__(self, model, tokenizer, config: DictConfig, *, lr: float, ctc_weight: float):
+    ``ctc_only``: CTC alone, for which the language model is not run. Raises UserError where that
+    leaves something without a gradient, or no loss.
+    """
+
+    def __init__(self, model, tokenizer, config: DictConfig, *, lr: float, ctc_weight: float,
+                 ctc_only: bool = False):
         optimizer = OmegaConf.to_container(config.stage.optimizer) | {"lr": lr}
         super().__init__(model, optimizer, OmegaConf.to_container(config.trainer), config.seed)
-        self._tokenizer, self._ctc_weight = tokenizer, ctc_weight
+        self._tokenizer, self._ctc_weight, self._ctc_only = tokenizer, ctc_weight, ctc_only
+        if ctc_only and (not ctc_weight or any(
+                p.requires_grad for p in model.model.language_model.layers.parameters())):
+            raise UserError("stage.ctc_only trains encoder, projector and head: it needs "
+                            "stage.ctc_weight above 0 and model.freeze=[model.language_model.*], or "
+                            "where input and output tokens share a matrix, "
+                            "[model.language_model.layers.*, model.language_model.norm.*]")
         self._english_normaliser = config.data.english_normaliser
         self._max_new_tokens = config.stage.decoding.max_new_tokens
         self._utterances: list[tuple[Utterance, Entry]] = []
@@ -125,6 +137,9 @@ class RecogniserModule(TrainingModule):
 
     def summed_losses(self, batch: dict) -> dict:
         """Cross-entropy summed over target tokens, and CTC where it is on."""
+        if self._ctc_only:
+            audio = self.model.encode_audio(batch["inputs"])
+            return {"loss": (self._ctc_weight, self.model.ctc_loss(audio, batch["inputs"]))}
         loss, ctc = self.model.target_loss(batch["inputs"], with_ctc=self._ctc_weight > 0)
         losses = {"loss": (1.0, loss)}
         return losses if ctc is None else losses | {"ctc_loss": (self._ctc_weight, ctc)}

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qwen3asr_train.data.aligned import AlignmentDataset, collate_slots
 from qwen3asr_train.data.joins import Joiner, Joins
 from qwen3asr_train.data.plan import Cell
 from qwen3asr_train.data.shards import ShardWriter, find_shards, read_entries
 from qwen3asr_train.data.slots import SlotOptions, SlotPrompts
-from qwen3asr_train.data.teacher_noise import TeacherNoise
+from qwen3asr_train.data.teacher_noise import TeacherNoise, nearest_monotone
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
 
 
@@ -108,3 +110,23 @@ def test_a_noisy_teacher():
     assert noisy.of(RECORD, 200.0, 0, "key") == noisy.of(RECORD, 200.0, 0, "key")
     assert noisy.of(RECORD, 200.0, 0, "key") != noisy.of(RECORD, 200.0, 0, "other")
     assert TeacherNoise().of(RECORD, 200.0, 0, "key") is RECORD
+
+
+def test_words_that_touch_share_a_boundary_and_its_noise():
+    record = {"words": [[f"w{i}", i * 0.5, (i + 1) * 0.5] for i in range(400)]}
+    words = TeacherNoise(jitter_ms=60).of(record, 200.0, 0, "key")["words"]
+    ends, starts = (np.array([word[i] for word in part]) for part, i in ((words[:-1], 2),
+                                                                         (words[1:], 1)))
+    assert np.array_equal(ends, starts)
+    noise = ends - np.arange(1, 400) * 0.5
+    assert np.std(noise) == pytest.approx(0.06, rel=0.1) and abs(noise.mean()) < 0.01
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=12))
+def test_nearest_monotone(values):
+    """Against the min-max formula of isotonic regression."""
+    values, places = np.array(values), range(len(values))
+    means = {(a, b): values[a:b + 1].mean() for a in places for b in places if a <= b}
+    expected = [max(min(means[a, b] for b in places if b >= i) for a in places if a <= i)
+                for i in places]
+    np.testing.assert_allclose(nearest_monotone(values), expected, atol=1e-9)

@@ -112,3 +112,28 @@ def test_two_processes_train_as_one(command_line, one_process, tmp_path, strateg
     final = weights(tmp_path)
     for name, value in weights(one_process).items():
         torch.testing.assert_close(final[name], value, rtol=1e-2, atol=2e-3)
+
+
+ENCODER = ["stage=sft", "stage.ctc_only=true", "stage.ctc_weight=0.5", "stage.test=false",
+           "trainer.max_steps=4", "trainer.validate_every=0", "trainer.checkpoint_every=0"]
+
+
+def test_ctc_alone_leaves_the_language_model_as_it_is(command_line, finished_run, tmp_path):
+    """Encoder and projector move, nothing else by a bit, and two processes train as one."""
+    begin = [*ENCODER, f"init_from={finished_run / 'model'}",
+             "model.freeze=[model.language_model.*]"]
+    command_line(*begin, f"run_dir={tmp_path / 'one'}")
+    command_line(*begin, f"run_dir={tmp_path / 'two'}", "strategy=ddp", "strategy.devices=2",
+                 "trainer.accumulate=2")
+    before, after = weights(finished_run), weights(tmp_path / "one")
+    for name, value in before.items():
+        moves = name.startswith(("model.audio_tower.", "model.multi_modal_projector."))
+        assert torch.equal(value, after[name]) != moves, name
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-4)
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["model.freeze=[model.language_model.*]", "stage.ctc_weight=0"]])
+def test_ctc_alone_needs_a_ctc_and_a_frozen_language_model(command_line, tmp_path, arguments):
+    done = command_line(*ENCODER, *arguments, f"run_dir={tmp_path}", check=False)
+    assert done.returncode and "stage.ctc_only trains encoder, projector and head" in done.stderr
