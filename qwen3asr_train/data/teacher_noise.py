@@ -13,12 +13,12 @@ _TOUCH_SECONDS = 0.02  # words that are no further apart have one boundary
 
 @dataclass(frozen=True)
 class TeacherNoise:
-    """``jitter_ms``: standard deviation of Gaussian noise on every boundary, of which two words that
-    touch share one, as the states of an aligner do (of two that move alone, sorting would make a
-    gap: a bias that no aligner has). ``shift_share`` of all words (which ones follows from their
-    spelling: the teacher is always wrong about them) come ``shift_ms`` late. ``gross_share`` of the
-    words are somewhere up to ``gross_ms`` away. Times that run backwards after that are the nearest
-    ones, in squares, that do not.
+    """``jitter_ms``: standard deviation of Gaussian noise on every boundary. Words that touch have
+    one between them, as the states of an aligner do; noise on each alone would, once sorted, make a
+    gap of it: a bias that no aligner has. ``shift_share`` of all words (which ones follows from
+    their spelling: the teacher is always wrong about them) come ``shift_ms`` late. ``gross_share``
+    of the words are somewhere up to ``gross_ms`` away. Times that run backwards after that are the
+    nearest ones, in squares, that do not.
 
     Raises UserError for what makes no sense.
     """

@@ -126,10 +126,11 @@ class RecogniserModule(TrainingModule):
         self._tokenizer, self._ctc_weight, self._ctc_only = tokenizer, ctc_weight, ctc_only
         if ctc_only and (not ctc_weight or any(
                 p.requires_grad for p in model.model.language_model.layers.parameters())):
-            raise UserError("stage.ctc_only trains encoder, projector and head: it needs "
-                            "stage.ctc_weight above 0 and model.freeze=[model.language_model.*], or "
-                            "where input and output tokens share a matrix, "
-                            "[model.language_model.layers.*, model.language_model.norm.*]")
+            raise UserError(
+                "stage.ctc_only trains encoder, projector and head: it needs stage.ctc_weight "
+                "above 0 and model.freeze=[model.language_model.*], or where input and output "
+                "tokens share a matrix, [model.language_model.layers.*, "
+                "model.language_model.norm.*]")
         self._english_normaliser = config.data.english_normaliser
         self._max_new_tokens = config.stage.decoding.max_new_tokens
         self._utterances: list[tuple[Utterance, Entry]] = []
