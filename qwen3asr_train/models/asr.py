@@ -82,7 +82,10 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         lengths = (ids == self.config.audio_token_id).sum(1)
         if not lengths.any():  # text alone
             return 0.0 * audio.sum()
-        return packed_ctc(self.lm_head(audio), lengths, targets, blank=self.config.audio_token_id)
+        # normed as the language model's output: the head alone would teach the encoder tokens that are
+        # fifteen times as long as embeddings, to which no layer then adds anything that counts
+        logits = self.lm_head(self.model.language_model.norm(audio))
+        return packed_ctc(logits, lengths, targets, blank=self.config.audio_token_id)
 
     def greedy(self, batch: dict[str, Tensor], max_new_tokens: int, synced: bool = False
                ) -> tuple[Tensor, Tensor]:
