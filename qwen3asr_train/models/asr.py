@@ -71,7 +71,7 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
 
         With tied embeddings it pulls each audio token towards the embedding of what is said there,
         so a model with random weights finds the alignment in a few hundred steps instead of
-        thousands. The blank is ``<|audio_pad|>``, which is never a target. It needs all logits of
+        thousands. The blank is the padding token, which is never a target. It needs all logits of
         the audio positions: for small vocabularies.
         """
         ids, labels = batch["input_ids"], batch["labels"]
@@ -82,10 +82,13 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         lengths = (ids == self.config.audio_token_id).sum(1)
         if not lengths.any():  # text alone
             return 0.0 * audio.sum()
-        # normed as the language model's output: the head alone would teach the encoder tokens that are
-        # fifteen times as long as embeddings, to which no layer then adds anything that counts
-        logits = self.lm_head(self.model.language_model.norm(audio))
-        return packed_ctc(logits, lengths, targets, blank=self.config.audio_token_id)
+        return packed_ctc(self.ctc_logits(audio), lengths, targets, blank=self.config.pad_token_id)
+
+    def ctc_logits(self, audio: Tensor) -> Tensor:
+        """Of audio tokens ``(tokens, d)`` by the language model's norm and head. By the head alone
+        they would become fifteen times as long as embeddings, to which no layer then adds anything
+        that counts."""
+        return self.lm_head(self.model.language_model.norm(audio))
 
     def greedy(self, batch: dict[str, Tensor], max_new_tokens: int, synced: bool = False
                ) -> tuple[Tensor, Tensor]:

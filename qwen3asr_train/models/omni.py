@@ -120,9 +120,9 @@ class OmniModel(asr.Recogniser):
             return 0.0 * audio.sum()
         clips = torch.split(audio[:int(batch["clip_tokens"].sum())], batch["clip_tokens"].tolist())
         targets = torch.split(batch["transcripts"], lengths.clamp(min=0).tolist())
-        return packed_ctc(self.lm_head(torch.cat([clips[i] for i in spoken])),
+        return packed_ctc(self.ctc_logits(torch.cat([clips[i] for i in spoken])),
                           batch["clip_tokens"][spoken], [targets[i] for i in spoken],
-                          blank=self.config.audio_token_id)
+                          blank=self.config.pad_token_id)
 
     @torch.inference_mode()
     def answer(self, batch: dict[str, Tensor], max_new_tokens: int) -> Tensor:

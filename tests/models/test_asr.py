@@ -173,7 +173,7 @@ def test_ctc_is_torchs_on_each_clip(model, batch, examples, processor):
         target = torch.tensor(example.target[marker + 1:-1])
         expected = expected + torch.nn.functional.ctc_loss(
             log_probs[:, None], target[None], [tokens], [len(target)],
-            blank=model.config.audio_token_id, reduction="sum")
+            blank=model.config.pad_token_id, reduction="sum")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
