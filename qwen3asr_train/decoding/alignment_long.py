@@ -22,10 +22,11 @@ Align = Callable[[Sequence[np.ndarray], Sequence[Sequence[str]]], list[Spans | N
 
 _TEXT_SHARE = 0.7  # of the text that a piece of a long recording is expected to hold
 _PAUSE_MARGIN = 0.2  # seconds around a pause in which the quietest place is looked for
-_QUIET_FRAMES = 15
+_QUIET_FRAMES = 15  # of which a cut is the middle
 _PAUSE_DECIBELS = 40.0  # what is that much quieter than speech is a pause,
 _PAUSE_REWARD = 3.0  # and worth a cut of so many dB
 _SHORT_COST = 40.0  # dB, for a piece of no length; in proportion for one that is too short
+_LEAST_SECONDS = 0.1  # two cuts in one place are no more worth than one
 _SILENCE = 1e-12  # energy (-120 dB) below which all is alike
 _EDGE_SECONDS = 1.0  # words that are said to end so near a piece's end may belong behind it
 
@@ -53,7 +54,7 @@ def cut_at_pauses(waveform: np.ndarray, coarse: Spans, seconds: tuple[float, flo
     where it must. ``seconds``: least and most of a piece. One is shorter only where there is no
     other way to stay below the most, and longer only where two words are further apart than that.
     """
-    least, most = seconds
+    least, most = max(seconds[0], _LEAST_SECONDS), seconds[1]
     length = len(waveform) / SAMPLE_RATE
     energy = frame_energy(waveform)
     loudness, middles = _loudness(energy), [(a + b) / 2 for a, b in coarse]
@@ -67,7 +68,7 @@ def cut_at_pauses(waveform: np.ndarray, coarse: Spans, seconds: tuple[float, flo
     best, before = np.zeros(len(places)), np.zeros(len(places), dtype=int)
     for node in range(1, len(places)):
         first = min(int(np.searchsorted(places, places[node] - most)), node - 1)
-        lacking = np.maximum(1 - (places[node] - places[first:node]) / least, 0.0) if least else 0
+        lacking = np.maximum(1 - (places[node] - places[first:node]) / least, 0.0)
         totals = best[first:node] + costs[node] + _SHORT_COST * lacking
         before[node] = first + int(totals.argmin())
         best[node] = totals.min()

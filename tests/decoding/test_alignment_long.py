@@ -48,6 +48,18 @@ def test_pieces_are_cut_in_pauses_that_coarse_times_miss():
         assert piece.first == round(piece.start + 0.2)
 
 
+def test_a_pause_is_cut_once():
+    """Words that coarse times put into one pause do not get pieces without audio."""
+    rng = np.random.default_rng(0)
+    sound = rng.standard_normal(16_000).astype(np.float32)
+    waveform = np.concatenate([sound, np.zeros(16_000, np.float32), sound])
+    coarse = [(0.2, 0.8), (1.4, 1.42), (1.44, 1.46), (1.48, 1.5), (2.2, 2.8)]
+    pieces = cut_at_pauses(waveform, coarse, (0.0, 2.0))
+    assert len(pieces) > 1 and min(piece.end - piece.start for piece in pieces) >= 0.1
+    pieces = cut_at_pauses(waveform, coarse, (0.6, 2.0))
+    assert len(pieces) == 2 and 1.0 < pieces[1].start < 2.0
+
+
 @settings(deadline=None)
 @given(st.integers(2, 8), st.integers(0, 2**32 - 1))
 def test_no_other_cuts_are_as_quiet(words, seed):
