@@ -15,6 +15,7 @@ from qwen3asr_train.data.slots import BOTH, SlotPrompts, group_slots, text_group
 from qwen3asr_train.decoding.alignment_long import Align, Spans, cut_at_pauses, piece_by_piece
 from qwen3asr_train.decoding.generate import autocast
 from qwen3asr_train.decoding.timestamps import repair_times
+from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.aligner import Aligner
 
 LEVELS = ("word", "sentence", "paragraph")
@@ -61,6 +62,9 @@ class ForcedAligner:
     def __post_init__(self) -> None:
         self.model.eval()
         self.prompts = SlotPrompts(self.processor, self.model.config.num_labels)
+        if self.min_seconds is not None and not 0 < self.min_seconds <= self.max_seconds:
+            raise UserError(f"stage.decoding.min_seconds={self.min_seconds}: above 0, and at most "
+                            f"max_seconds={self.max_seconds}")
         self.max_seconds = min(self.max_seconds,
                                self.prompts.num_labels * self.prompts.class_seconds)
 
@@ -107,8 +111,8 @@ class ForcedAligner:
         pieces = cut_at_pauses(waveform, coarse, (least, self.max_seconds))
         spans = self._words([piece.of(waveform) for piece in pieces],
                             [units[piece.first:piece.stop] for piece in pieces])
-        return [(round(piece.start + a, 3), round(piece.start + b, 3))
-                for piece, row in zip(pieces, spans, strict=True) for a, b in row]
+        return [tuple(round(min(piece.start + time, piece.end), 3) for time in span)
+                for piece, row in zip(pieces, spans, strict=True) for span in row]
 
     def _words(self, waveforms: Sequence[np.ndarray], units: Sequence[Sequence[str]]
                ) -> list[Spans]:

@@ -15,7 +15,7 @@ from qwen3asr_train.data.augment_join import join_texts
 from qwen3asr_train.data.collate import Example, collate
 from qwen3asr_train.decoding.alignment_long import Spans
 from qwen3asr_train.decoding.generate import autocast
-from qwen3asr_train.decoding.pauses import find_pauses, split_at_pauses
+from qwen3asr_train.decoding.pauses import FRAME, find_pauses, split_at_pauses
 from qwen3asr_train.errors import DataError
 from qwen3asr_train.models.aut import AuT
 
@@ -124,11 +124,13 @@ class CtcAligner:
         """Blank wherever all of a token is in a pause: what the model did not understand would be
         put there, since it puts nothing else there."""
         log_probs, times = emissions.log_probs.copy(), emissions.times
+        silent = times[:, 0] >= len(waveform) / SAMPLE_RATE  # features of short clips are padded
         for start, end in find_pauses(waveform):
-            silent = (times[:, 0] >= start) & (times[:, 1] <= end)
-            blank = log_probs[silent, self.model.blank_id]
-            log_probs[silent] -= _SILENCE_PENALTY
-            log_probs[silent, self.model.blank_id] = blank
+            # pauses end with a whole frame
+            silent |= (times[:, 0] >= start) & (times[:, 1] <= end + FRAME / SAMPLE_RATE)
+        blank = log_probs[silent, self.model.blank_id]
+        log_probs[silent] -= _SILENCE_PENALTY
+        log_probs[silent, self.model.blank_id] = blank
         return emissions._replace(log_probs=log_probs)
 
     @torch.inference_mode()

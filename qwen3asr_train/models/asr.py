@@ -67,7 +67,7 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         return loss, self.ctc_loss(audio, batch) if with_ctc else None
 
     def ctc_loss(self, audio: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """CTC of the transcript through the language model's own head, summed over clips.
+        """CTC of the transcript through the language model's own norm and head, summed over clips.
 
         With tied embeddings it pulls each audio token towards the embedding of what is said there,
         so a model with random weights finds the alignment in a few hundred steps instead of
@@ -81,7 +81,7 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
                               self.config.eos_token_id[-1])
         lengths = (ids == self.config.audio_token_id).sum(1)
         if not lengths.any():  # text alone
-            return 0.0 * audio.sum()
+            return 0.0 * self.ctc_logits(audio).sum()  # every rank uses the same parameters
         return packed_ctc(self.ctc_logits(audio), lengths, targets, blank=self.config.pad_token_id)
 
     def ctc_logits(self, audio: Tensor) -> Tensor:
@@ -118,6 +118,8 @@ def adapt(model: Qwen3ASRForConditionalGeneration) -> Recogniser:
     model.__class__ = Recogniser
     model.lm_head.__class__ = TargetHead
     batch_windows(model.model.audio_tower)
+    # padding is CTC's blank, and so among text in place of audio; real padding reaches no target
+    model.model.language_model.embed_tokens.padding_idx = None
     return model
 
 

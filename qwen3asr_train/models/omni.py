@@ -117,7 +117,7 @@ class OmniModel(asr.Recogniser):
         lengths = batch["transcript_lengths"]
         spoken = (lengths >= 0).nonzero().squeeze(1).tolist()
         if not spoken:
-            return 0.0 * audio.sum()
+            return 0.0 * self.ctc_logits(audio).sum()
         clips = torch.split(audio[:int(batch["clip_tokens"].sum())], batch["clip_tokens"].tolist())
         targets = torch.split(batch["transcripts"], lengths.clamp(min=0).tolist())
         return packed_ctc(self.ctc_logits(torch.cat([clips[i] for i in spoken])),

@@ -124,8 +124,7 @@ class RecogniserModule(TrainingModule):
         optimizer = OmegaConf.to_container(config.stage.optimizer) | {"lr": lr}
         super().__init__(model, optimizer, OmegaConf.to_container(config.trainer), config.seed)
         self._tokenizer, self._ctc_weight, self._ctc_only = tokenizer, ctc_weight, ctc_only
-        if ctc_only and (not ctc_weight or any(
-                p.requires_grad for p in model.model.language_model.layers.parameters())):
+        if ctc_only and (not ctc_weight or _trains_beyond_ctc(model)):
             raise UserError(
                 "stage.ctc_only trains encoder, projector and head: it needs stage.ctc_weight "
                 "above 0 and model.freeze=[model.language_model.*], or where input and output "
@@ -162,6 +161,16 @@ class RecogniserModule(TrainingModule):
         loss = sum(loss for loss, _ in losses) / max(1, sum(count for _, count in losses))
         self.log_row({"val/loss": loss, "val/wer": scores["wer"],
                       "val/lid_accuracy": scores["lid_accuracy"]})
+
+
+def _trains_beyond_ctc(model) -> bool:
+    """Whether something of the language model trains that CTC gives no gradient."""
+    language_model = model.model.language_model
+    embeddings = language_model.embed_tokens.weight
+    idle = list(language_model.layers.parameters())
+    if embeddings is not model.lm_head.weight:
+        idle.append(embeddings)
+    return any(parameter.requires_grad for parameter in idle)
 
 
 @dataclass

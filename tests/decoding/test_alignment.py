@@ -8,6 +8,7 @@ from transformers import Qwen3ASRForTokenClassification, Qwen3ASRProcessor
 
 from qwen3asr_train.decoding.alignment import ForcedAligner
 from qwen3asr_train.decoding.alignment_long import cut_at_pauses
+from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import aligner, asr
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
 
@@ -80,13 +81,20 @@ def test_coarse_times_tell_which_words_a_piece_holds(ours, waveforms):
     coarse = [(i * step, (i + 1) * step) for i in range(16)]
     align = replace(ours, max_seconds=3.0, coarse=lambda waveforms, units: [coarse])
     pieces = cut_at_pauses(long, coarse, (1.5, 3.0))
-    expected = [(pytest.approx(piece.start + a, abs=1e-3), pytest.approx(piece.start + b, abs=1e-3))
+    expected = [tuple(pytest.approx(min(piece.start + time, piece.end), abs=1e-3)
+                      for time in (a, b))
                 for piece in pieces
                 for a, b in ours.spans([piece.of(long)], [units[piece.first:piece.stop]])[0]]
     assert len(pieces) > 2 and align.spans([long], [units])[0] == expected
     without = replace(ours, max_seconds=3.0)
     unsure = replace(without, coarse=lambda waveforms, units: [None])
     assert unsure.spans([long], [units]) == without.spans([long], [units])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 4.0])
+def test_pieces_need_a_least_length_below_the_most(ours, seconds):
+    with pytest.raises(UserError, match=f"min_seconds={seconds}: above 0, and at most"):
+        replace(ours, max_seconds=3.0, min_seconds=seconds)
 
 
 def test_recogniser_folders_are_refused(tmp_path):

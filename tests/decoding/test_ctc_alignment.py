@@ -73,12 +73,15 @@ def test_long_recordings_are_encoded_between_pauses(align):
     cuts = [0, 39_200, 95_200, len(long)]
     pieces = [long[a:b] for a, b in pairwise(cuts)]
     expected = align._log_probs(pieces)
-    silent = (emissions[1].log_probs != np.concatenate(expected)).any(1)
-    np.testing.assert_allclose(emissions[1].log_probs[~silent], np.concatenate(expected)[~silent],
-                               atol=1e-4)
     starts = np.concatenate([[cut / 16_000 + token_time(i) for i in range(len(rows))]
                              for cut, rows in zip(cuts, expected, strict=False)])
     np.testing.assert_allclose(emissions[1].times[:, 0], starts, atol=0.011)
+    sounding = np.zeros(len(starts), dtype=bool)
+    for begin, end in ((0.0, 2.2), (2.7, 5.7), (6.2, 8.7)):
+        sounding |= (starts < end) & (emissions[1].times[:, 1] > begin)
+    assert sounding.sum() > 80
+    np.testing.assert_allclose(emissions[1].log_probs[sounding],
+                               np.concatenate(expected)[sounding], atol=1e-4)
     assert (emissions[1].times[1:, 0] >= emissions[1].times[:-1, 1] - 1e-9).all()
     assert emissions[1].times[-1, 1] == pytest.approx(len(long) / 16_000)
 
