@@ -51,9 +51,8 @@ def cut_at_pauses(waveform: np.ndarray, coarse: Spans, seconds: tuple[float, flo
 
     Of all ways to cut, the one whose cuts are the quietest together: the level of each counts in dB
     over that of a pause, so that every pause is a reason to cut, and a louder place is cut only
-    where it must. ``seconds``: least and most of a piece. To be shorter costs in
-    proportion and is weighed against quiet; one is longer only where two words are further apart
-    than that.
+    where it must. ``seconds``: least and most of a piece. To be shorter costs in proportion and is
+    weighed against quiet; one is longer only where two words are further apart than that.
     """
     least, most = max(seconds[0], _LEAST_SECONDS), seconds[1]
     length = len(waveform) / SAMPLE_RATE

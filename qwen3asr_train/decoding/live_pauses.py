@@ -3,8 +3,8 @@
 import numpy as np
 
 from qwen3asr_train.data.audio import SAMPLE_RATE
+from qwen3asr_train.decoding.pauses import FRAME, frame_energy, runs
 
-_FRAME = 160  # samples in one energy frame (10 ms)
 _SMOOTH = 10  # frames averaged for the level of speech and for the quietest place
 
 
@@ -23,10 +23,9 @@ class Pauses:
     def accept(self, samples: np.ndarray) -> None:
         """float32 ``(samples,)`` of the segment, in order."""
         joined = np.concatenate([self._rest, samples])
-        frames = len(joined) // _FRAME
-        whole = np.square(joined[:frames * _FRAME]).reshape(frames, _FRAME).mean(1)
-        self._energy = np.concatenate([self._energy, whole])
-        self._rest = joined[frames * _FRAME:]
+        energy = frame_energy(joined)
+        self._energy = np.concatenate([self._energy, energy.astype(np.float32)])
+        self._rest = joined[len(energy) * FRAME:]
 
     def cut(self, earliest: int, seconds: float) -> int | None:
         """The sample of the segment at which to cut, ``earliest`` or later; None: nowhere.
@@ -34,22 +33,21 @@ class Pauses:
         The middle of the longest pause of at least ``seconds`` that lasts beyond ``earliest``; if
         ``seconds`` are not above 0, the quietest 100 ms whatever they hold.
         """
-        first = -(-earliest // _FRAME)
+        first = -(-earliest // FRAME)
         newest = self._energy[first:]
         if len(newest) == 0:
             return None
         if seconds <= 0:
             middle = int(np.argmin(_smooth(newest))) + min(_SMOOTH, len(newest)) // 2
-            return max(first + middle, 1) * _FRAME
+            return max(first + middle, 1) * FRAME
         quiet = self._energy < self._ratio * _smooth(self._energy).max()
-        edges = np.diff(np.concatenate([[False], quiet, [False]]).astype(np.int8))
-        starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-        long = (stops - starts) * _FRAME >= seconds * SAMPLE_RATE
+        starts, stops = runs(quiet)
+        long = (stops - starts) * FRAME >= seconds * SAMPLE_RATE
         kept = long & (starts > 0) & (stops > first)
         if not kept.any():
             return None
         longest = np.argmax(np.where(kept, stops - starts, 0))
-        return max(int(starts[longest] + stops[longest]) // 2, first) * _FRAME
+        return max(int(starts[longest] + stops[longest]) // 2, first) * FRAME
 
 
 def _smooth(energy: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ def find_pauses(waveform: np.ndarray) -> np.ndarray:
     """Start and end (s) of each stretch that is much quieter than the speech, ``(pauses, 2)``; none
     in a recording whose noise is about as loud."""
     energy = frame_energy(waveform)
-    starts, ends = _runs(energy < speech_level(energy) * 10 ** (-_PAUSE_DECIBELS / 10))
+    starts, ends = runs(energy < speech_level(energy) * 10 ** (-_PAUSE_DECIBELS / 10))
     pauses = np.stack([starts, ends], 1) * FRAME / SAMPLE_RATE
     return pauses[pauses[:, 1] - pauses[:, 0] >= _PAUSE_SECONDS]
 
@@ -67,12 +67,12 @@ def split_at_quiet(waveform: np.ndarray, max_seconds: float) -> list[np.ndarray]
 
 def middle_of_longest(mask: np.ndarray) -> int:
     """The middle of the longest run of True; of several as long, of the last."""
-    starts, ends = _runs(mask)
+    starts, ends = runs(mask)
     longest = len(starts) - 1 - int(np.argmax((ends - starts)[::-1]))
     return int(starts[longest] + ends[longest] - 1) // 2
 
 
-def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First and one after the last of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
     return edges[::2], edges[1::2]
