@@ -85,9 +85,8 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         return packed_ctc(self.ctc_logits(audio), lengths, targets, blank=self.config.pad_token_id)
 
     def ctc_logits(self, audio: Tensor) -> Tensor:
-        """Of audio tokens ``(tokens, d)`` by the language model's norm and head. By the head alone
-        they would become fifteen times as long as embeddings, to which no layer then adds anything
-        that counts."""
+        """Of audio tokens ``(tokens, d)`` by the language model's norm and head. Trained through
+        the head alone, they became fifteen times as long as embeddings."""
         return self.lm_head(self.model.language_model.norm(audio))
 
     def greedy(self, batch: dict[str, Tensor], max_new_tokens: int, synced: bool = False
