@@ -132,8 +132,18 @@ def test_ctc_alone_leaves_the_language_model_as_it_is(command_line, finished_run
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-4)
 
 
-@pytest.mark.parametrize("arguments", [
-    [], ["model.freeze=[model.language_model.*]", "stage.ctc_weight=0"]])
-def test_ctc_alone_needs_a_ctc_and_a_frozen_language_model(command_line, tmp_path, arguments):
-    done = command_line(*ENCODER, *arguments, f"run_dir={tmp_path}", check=False)
-    assert done.returncode and "stage.ctc_only trains encoder, projector and head" in done.stderr
+def test_beside_ctc_alone_text_trains_the_language_model(command_line, tmp_path):
+    """Until there is none."""
+    text = ["data.corpus.text_share=0.5", f"run_dir={tmp_path / 'text'}"]
+    command_line(*ENCODER, *text, "stage.ctc_embedding_weight=0.1")
+    rows = [json.loads(line) for line in
+            (tmp_path / "text" / "metrics.jsonl").read_text().splitlines()]
+    assert any(row["train/loss"] > 0 and row["train/ctc_loss"] > 0 for row in rows)
+    done = command_line(*ENCODER, "trainer.max_steps=110", f"run_dir={tmp_path / 'none'}",
+                        check=False)
+    assert done.returncode and "none of the last 100 batches has text alone" in done.stderr
+
+
+def test_ctc_alone_needs_a_weight(command_line, tmp_path):
+    done = command_line(*ENCODER, "stage.ctc_weight=0", f"run_dir={tmp_path}", check=False)
+    assert done.returncode and "stage.ctc_only needs stage.ctc_weight above 0" in done.stderr
