@@ -169,7 +169,10 @@ def _first_two(mel: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bia
     CPU, and comes out channels last, as suits the others.
     """
     patches = F.pad(mel, (1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)
-    hidden = F.linear(patches, weight1, bias1).permute(0, 3, 1, 2)
+    # (9, channels) row by row: torch then takes the gradient as patches.T @ g, here ten times as
+    # fast as g.T @ patches
+    hidden = torch.addmm(bias1, patches.flatten(0, 2), weight1.T.contiguous())
+    hidden = hidden.unflatten(0, patches.shape[:3]).permute(0, 3, 1, 2)
     return F.conv2d(F.gelu(hidden), weight2, bias2, stride=2, padding=1)
 
 
