@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,10 +30,13 @@ from qwen3asr_train.data.plan import sample_rng
 from qwen3asr_train.data.shards import ShardWriter
 from qwen3asr_train.errors import UserError
 
-VERSION = 2
+VERSION = 3
 """Part of the hash: raise it when the same config would make other samples."""
 
 SPLITS = ("train", "test")
+PICTURES_ALONE = ("captions", "questions", "words")
+"""Sources that cost next to nothing to make."""
+
 _SHARD_SAMPLES = 500
 _WORD_LETTERS = (3, 7)  # of printed words
 _SOUNDS = tuple(kind for kind in KINDS if kind not in ("beeps", "silence", "noise"))
@@ -46,6 +50,7 @@ class OmniCorpus:
 
     languages: tuple[str, ...] = ("English",)
     train_samples: int = 3000
+    picture_factor: int = 4
     test_samples: int = 60
     long_sentences: tuple[int, int] = (3, 6)
     seed: int = 0
@@ -54,6 +59,14 @@ class OmniCorpus:
         if not self.languages or set(self.languages) - set(LANGUAGES):
             raise UserError(f"data.corpus.languages={list(self.languages)}: choose from "
                             f"{list(LANGUAGES)}")
+        if self.picture_factor < 1:
+            raise UserError(f"data.corpus.picture_factor={self.picture_factor}: at least 1")
+
+    def samples(self, source: str, split: str) -> int:
+        """How many a source has."""
+        if split == "test":
+            return self.test_samples
+        return self.train_samples * (self.picture_factor if source in PICTURES_ALONE else 1)
 
     def digest(self) -> str:
         """Twelve hex digits that name this corpus."""
@@ -260,11 +273,12 @@ def make_corpus(corpus: OmniCorpus, folder: Path, workers: int | None = None) ->
     except EspeakNotInstalled as error:
         raise UserError(f"{error}, or name your own data: data.sources.NAME.train=SHARDS") \
             from error
-    counts = {"train": corpus.train_samples, "test": corpus.test_samples}
-    jobs = [(source, split, folder / split / source,
-             range(start, min(start + _SHARD_SAMPLES, counts[split])))
-            for split in SPLITS for source in SOURCES
-            for start in range(0, counts[split], _SHARD_SAMPLES)]
+    jobs = []
+    for split, source in product(SPLITS, SOURCES):
+        count = corpus.samples(source, split)
+        jobs += [(source, split, folder / split / source,
+                  range(start, min(start + _SHARD_SAMPLES, count)))
+                 for start in range(0, count, _SHARD_SAMPLES)]
     with Progress(console=Console(stderr=True), transient=True) as bar, \
             ProcessPoolExecutor(workers or os.cpu_count()) as pool:
         task = bar.add_task("making embedded pictures, films, sounds and speech",

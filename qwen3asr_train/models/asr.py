@@ -78,8 +78,8 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
             ids, labels = ids[written], labels[written]
         else:
             ids = labels = torch.full_like(ids[:1, :1], -100)
-        hidden = self.model.language_model(input_ids=ids.clamp(min=0),  # padding, behind all targets
-                                           use_cache=False).last_hidden_state
+        ids = ids.clamp(min=0)  # padding, behind all targets
+        hidden = self.model.language_model(input_ids=ids, use_cache=False).last_hidden_state
         labels = labels[:, 1:]
         is_target = labels != -100
         if not is_target.any():

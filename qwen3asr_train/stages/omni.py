@@ -21,7 +21,7 @@ from qwen3asr_train.runtime.metrics import write_atomically
 from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
 from qwen3asr_train.stages.finish import finish_run
 from qwen3asr_train.stages.fit import fit
-from qwen3asr_train.stages.omni_scoring import draw, score_sources, show
+from qwen3asr_train.stages.omni_scoring import Scores, draw, score_sources, show
 from qwen3asr_train.stages.omni_setup import (
     Pass,
     build_model,
@@ -56,21 +56,19 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     model, processor = build_model(config, sources["train"], tasks)
     reader = build_reader(config, model, processor, tasks)
 
-    def scored(name: str) -> tuple[dict[str, float], list]:
+    def scored(name: str) -> Scores:
         file = run_dir / "phases" / f"{name}.json"
         if config.resume and file.is_file() and name != list(phases)[-1]:
-            return json.loads(file.read_text()), []
-        figures, transcripts = score_sources(model, processor.tokenizer, reader,
-                                             sources["test"], config)
+            return Scores(json.loads(file.read_text()))
+        found = score_sources(model, processor.tokenizer, reader, sources["test"], config)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(figures))
-        return figures, transcripts
+        write_atomically(file, json.dumps(found.figures))
+        return found
 
     timings = {"preparing": time.perf_counter() - started}
     metrics: dict[str, float] = {}
     history: list[dict] = []
-    transcripts: list = []
-    scores = {"start": scored("start")[0]} if config.stage.test else {}
+    scores = {"start": scored("start")} if config.stage.test else {}
     for phase, passes in phases.items():
         begun = time.perf_counter()
         for one in passes:
@@ -81,21 +79,25 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
         timings[phase] = time.perf_counter() - begun
         if config.stage.test:
             before = list(scores)[-1]
-            scores[phase], transcripts = scored(phase)
+            scores[phase] = scored(phase)
             for when, name in (("before", before), ("after", phase)):
                 metrics |= {f"{phase}/{when}/{figure}": value
-                            for figure, value in scores[name].items()}
+                            for figure, value in scores[name].figures.items()}
 
     if rank_and_size()[0]:
         return {}
     model.requires_grad_(True)
     asr.save(model, processor, run_dir / "model", gather_weights(model))
     write_atomically(run_dir / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in history))
+    last = list(scores.values())[-1] if scores else Scores({})
     if scores:
-        metrics |= {f"test/{name}": value for name, value in list(scores.values())[-1].items()}
-        show(scores)
-        draw(scores, run_dir / "phases.svg")
-    return finish_run(config, run_dir, metrics, transcripts, history, timings)
+        metrics |= {f"test/{name}": value for name, value in last.figures.items()}
+        figures = {name: found.figures for name, found in scores.items()}
+        show(figures)
+        draw(figures, run_dir / "phases.svg")
+        write_atomically(run_dir / "answers.jsonl", "".join(
+            json.dumps(answer, ensure_ascii=False) + "\n" for answer in last.answers))
+    return finish_run(config, run_dir, metrics, last.transcripts, history, timings)
 
 
 def forget(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -23,16 +24,25 @@ from qwen3asr_train.runtime.metrics import write_atomically
 from qwen3asr_train.stages.scoring import refuse_skipped, scoring_device, utterance_of
 
 
+class Scores(NamedTuple):
+    """``figures``: ``SOURCE/exact_match``, ``/wer`` or ``/perplexity`` of each test source;
+    ``SOURCE/TASK/…`` for a source of several tasks. ``transcripts`` of what is spoken; all other
+    ``answers``, with what they should be."""
+
+    figures: dict[str, float]
+    transcripts: list[tuple[Utterance, Entry]] = []
+    answers: list[dict] = []
+
+
 def score_sources(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: data.SampleReader,
                   sources: dict[str, list[str]], config: DictConfig
-                  ) -> tuple[dict[str, float], list[tuple[Utterance, Entry]]]:
-    """``SOURCE/exact_match``, ``/wer`` or ``/perplexity`` of each test source, and the transcripts;
-    ``SOURCE/TASK/…`` for a source of several tasks.
+                  ) -> Scores:
+    """All test sources.
 
     The first prompt of a task is asked, so that scores of different models compare. Unusable
     samples are counted, up to ``data.max_bad_samples``.
     """
-    figures, transcripts, skipped = {}, [], []
+    figures, transcripts, written, skipped = {}, [], [], []
     options = config.stage.evaluation
     training, home = model.training, model.device
     model.eval().to(scoring_device(config))
@@ -57,8 +67,13 @@ def score_sources(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: 
             else:
                 right = [same(record["text"], said) for _, record, said in answers]
                 figures[f"{name}/exact_match"] = sum(right) / len(right)
+                written += [{
+                    "source": source, "task": task_name, "key": entry.key,
+                    "question": record.get("question"), "reference": record["text"],
+                    "answer": said, "right": found}
+                    for (entry, record, said), found in zip(answers, right, strict=True)]
     model.train(training).to(home)
-    return figures, transcripts
+    return Scores(figures, transcripts, written)
 
 
 def usable(reader: data.SampleReader, entries: Sequence[Entry], skipped: list[str]

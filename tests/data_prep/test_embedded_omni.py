@@ -12,7 +12,7 @@ from data_prep.embedded_omni import SOURCES, OmniCorpus, ensure_corpus, make_sam
 from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
 from qwen3asr_train.errors import UserError
 
-SMALL = OmniCorpus(train_samples=6, test_samples=3)
+SMALL = OmniCorpus(train_samples=6, picture_factor=1, test_samples=3)
 
 
 def pixels(scene, seed=0):
@@ -98,6 +98,14 @@ def test_corpus_folders_and_held_out_scenes(tmp_path):
     assert sorted(tmp_path.rglob("*.tar"))[0].stat().st_mtime_ns == before
 
 
-def test_unknown_language():
-    with pytest.raises(UserError, match=r"data\.corpus\.languages"):
-        OmniCorpus(languages=("Elvish",))
+def test_more_of_what_costs_nothing():
+    corpus = OmniCorpus(train_samples=7, picture_factor=3, test_samples=2)
+    assert corpus.samples("words", "train") == corpus.samples("captions", "train") == 21
+    assert corpus.samples("spoken_questions", "train") == corpus.samples("films", "train") == 7
+    assert corpus.samples("captions", "test") == 2
+
+
+@pytest.mark.parametrize(("field", "value"), [("languages", ("Elvish",)), ("picture_factor", 0)])
+def test_a_field_that_makes_no_sense(field, value):
+    with pytest.raises(UserError, match=rf"data\.corpus\.{field}"):
+        OmniCorpus(**{field: value})

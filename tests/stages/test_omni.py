@@ -44,6 +44,7 @@ MODEL = ["model.tokenizer=300", "model.audio_config.d_model=32",
          "model.text_config.head_dim=12", "model.vision_config.depth=2",
          "model.vision_config.hidden_size=16", "model.vision_config.intermediate_size=24"]
 SMALL = [*MODEL, "stage=omni", "data.corpus.train_samples=40", "data.corpus.test_samples=4",
+         "data.corpus.picture_factor=1",
          "data.workers=0", "trainer.log_every=1", "trainer.progress=false",
          "stage.evaluation.max_new_tokens=4",
          *(f"stage.phases.{phase}.passes.{name}.{field}" for phase, names in PASSES.items()
@@ -98,6 +99,12 @@ def test_every_figure_before_and_after_each_phase(run):
     assert "<svg" in (run / "phases.svg").read_text()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 3 * 7 + 1))
+    answers = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
+    for source in ("captions", "questions", "words", "sounds", "spoken_questions"):
+        found = [answer for answer in answers if answer["source"] == source]
+        right = [answer["answer"].lower().split() == answer["reference"].lower().split()
+                 for answer in found]
+        assert len(found) == 4 and metrics[f"test/{source}/exact_match"] == sum(right) / 4
 
 
 def test_sft_leaves_the_vision_tower_behind(run, command_line, tmp_path):
