@@ -30,9 +30,16 @@ def pass_config(config: DictConfig, one: Pass) -> DictConfig:
     """The run's config with the trainer's and optimiser's fields of a pass."""
     found = config.copy()
     trainer = {"max_steps": one.options.steps, "validate_every": 0}
-    found.merge_with({"trainer": trainer,
-                      "stage": {"optimizer": {"warmup_steps": one.options.warmup_steps}}})
+    optimizer = {"warmup_steps": one.options.warmup_steps, "name": optimizer_name(config)}
+    found.merge_with({"trainer": trainer, "stage": {"optimizer": optimizer}})
     return found
+
+
+def optimizer_name(config: DictConfig) -> str:
+    """``stage.optimizer.name``, or what ``auto`` stands for: Muon, where matrices are whole."""
+    if config.stage.optimizer.name != "auto":
+        return config.stage.optimizer.name
+    return "adamw" if config.strategy.name.startswith("zero") else "muon"
 
 
 class OmniData(lightning.LightningDataModule):

@@ -33,7 +33,12 @@ from qwen3asr_train.stages.omni_setup import (
     build_tasks,
     passes_of,
 )
-from qwen3asr_train.stages.omni_training import OmniModule, learning_rates
+from qwen3asr_train.stages.omni_training import (
+    OmniModule,
+    learning_rates,
+    optimizer_name,
+    pass_config,
+)
 
 PASSES = {"prepare": ["language"], "general": ["all"], "long": ["all"], "align": [
     "audio_adapter", "audio_encoder", "vision_adapter", "vision_encoder"]}
@@ -145,6 +150,7 @@ def losses(folder) -> list[float]:
 
 
 SHORT = [*(a for a in SMALL if "phases.long.passes." not in a), "stage.test=false",
+         "stage.optimizer.name=adamw",  # zero2 has no Muon
          "stage.phases.long.passes=null", "stage.phases.align.passes.audio_encoder.steps=0",
          "stage.phases.align.passes.vision_adapter.steps=0"]
 
@@ -187,12 +193,19 @@ def config():
         yield lambda *overrides: compose("config", ["stage=omni", *overrides])
 
 
+def test_muon_wherever_matrices_are_whole(config):
+    for strategy, expected in (("single", "muon"), ("ddp", "muon"), ("zero1", "adamw"),
+                               ("zero2", "adamw")):
+        assert optimizer_name(config(f"strategy={strategy}")) == expected
+    assert optimizer_name(config("stage.optimizer.name=adamw")) == "adamw"
+
+
 def test_a_learning_rate_for_each_part(run, config):
     model, _ = omni.load(str(run / "model"))
     options = config("stage.optimizer.lr.vision_encoder=1e-4", "stage.optimizer.lr.language_model"
                      "=3e-5")
     one = Pass("general", "all", options.stage.phases.general.passes.all)
-    module = OmniModule(model, options, one)
+    module = OmniModule(model, pass_config(options, one), one)
     module._trainer = SimpleNamespace(max_steps=10)
     optimizer = module.configure_optimizers()["optimizer"]
     by_part = {}
