@@ -44,8 +44,8 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
             places = places & prompts
         return embeddings.masked_scatter(places.unsqueeze(-1), audio.to(embeddings.dtype))
 
-    def target_loss(self, batch: dict[str, Tensor], with_ctc: bool = False,
-                    embedding_weight: float = 0.0) -> tuple[Tensor, Tensor | None]:
+    def target_loss(self, batch: dict[str, Tensor], with_ctc: bool = False
+                    ) -> tuple[Tensor, Tensor | None]:
         """Summed cross-entropy over the target tokens of a batch, a float32 scalar; and the CTC.
 
         ``batch`` as :func:`qwen3asr_train.data.collate.collate` makes it: ``input_ids`` and
@@ -55,8 +55,7 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         transformers makes the block-diagonal mask of these. Padding on the right under causal
         attention needs no mask: no target sees it.
 
-        ``with_ctc``: also return :meth:`ctc_loss` of the same audio, with its ``embedding_weight``,
-        else None.
+        ``with_ctc``: also return :meth:`ctc_loss` of the same audio, else None.
         """
         audio = self.encode_audio(batch)
         hidden = self.model.language_model(inputs_embeds=self.embed(batch["input_ids"], audio),
@@ -65,40 +64,15 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         labels = batch["labels"][:, 1:]
         is_target = labels != -100
         loss = self.lm_head(hidden[:, :-1][is_target], labels[is_target])
-        return loss, self.ctc_loss(audio, batch, embedding_weight) if with_ctc else None
+        return loss, self.ctc_loss(audio, batch) if with_ctc else None
 
-    def text_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Summed cross-entropy over the target tokens of the samples without audio, of a batch as
-        for :meth:`target_loss`. 0 where there are none, of all weights: ranks use the same ones."""
-        ids, labels = batch["input_ids"], batch["labels"]
-        if "position_ids" in batch:
-            ids, labels = unpacked(ids, labels, batch["position_ids"])
-        written = ~(ids == self.config.audio_token_id).any(1) & (labels != -100).any(1)
-        if written.any():
-            ids, labels = ids[written], labels[written]
-        else:
-            ids = labels = torch.full_like(ids[:1, :1], -100)
-        ids = ids.clamp(min=0)  # padding, behind all targets
-        hidden = self.model.language_model(input_ids=ids, use_cache=False).last_hidden_state
-        labels = labels[:, 1:]
-        is_target = labels != -100
-        if not is_target.any():
-            return 0.0 * self.lm_head(hidden).sum()
-        return self.lm_head(hidden[:, :-1][is_target], labels[is_target])
-
-    def ctc_loss(self, audio: Tensor, batch: dict[str, Tensor], embedding_weight: float = 0.0
-                 ) -> Tensor:
+    def ctc_loss(self, audio: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """CTC of the transcript through the language model's own norm and head, summed over clips.
 
         With tied embeddings it pulls each audio token towards the embedding of what is said there,
         so a model with random weights finds the alignment in a few hundred steps instead of
         thousands. The blank is the padding token, which is never a target. It needs all logits of
         the audio positions: for small vocabularies.
-
-        ``embedding_weight``: of what is added to it, the squared distances of the audio tokens from
-        the token embeddings that CTC expects there. They then look to the language model like the
-        blanks and words that it may know from text; LegoSLM (Ma et al. 2025) puts the expected
-        embeddings themselves in place of audio.
         """
         ids, labels = batch["input_ids"], batch["labels"]
         if "position_ids" in batch:
@@ -106,15 +80,9 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         targets = transcripts(ids, labels, self.config.asr_text_token_id,
                               self.config.eos_token_id[-1])
         lengths = (ids == self.config.audio_token_id).sum(1)
-        logits = self.ctc_logits(audio)
         if not lengths.any():  # text alone
-            return 0.0 * logits.sum()  # every rank uses the same parameters
-        loss = packed_ctc(logits, lengths, targets, blank=self.config.pad_token_id)
-        if embedding_weight:
-            embeddings = self.model.language_model.embed_tokens.weight
-            expected = (logits.detach().softmax(-1) @ embeddings).detach()
-            loss = loss + embedding_weight * (audio - expected).float().square().sum()
-        return loss
+            return 0.0 * self.ctc_logits(audio).sum()  # every rank uses the same parameters
+        return packed_ctc(self.ctc_logits(audio), lengths, targets, blank=self.config.pad_token_id)
 
     def ctc_logits(self, audio: Tensor) -> Tensor:
         """Of audio tokens ``(tokens, d)`` by the language model's norm and head. Trained through

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from qwen3asr_train.data import augment
 from qwen3asr_train.data.context import ContextBuilder
-from qwen3asr_train.data.dataset import SpeechDataset, StepLoader, Windows, is_text, loader
+from qwen3asr_train.data.dataset import SpeechDataset, StepLoader, Windows, loader
 from qwen3asr_train.data.joins import Joiner, Joins
 from qwen3asr_train.data.packing import Layout, in_one_row, together
 from qwen3asr_train.data.partial import Partial
@@ -20,7 +20,6 @@ from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.data.questions import Questions
 from qwen3asr_train.data.shards import Entry, read_entries
 from qwen3asr_train.decoding.generate import generate
-from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.metrics import Utterance, score
 from qwen3asr_train.options import as_arguments
 from qwen3asr_train.runtime.checkpoint import refuse_used_folder, resume_from
@@ -33,9 +32,6 @@ log = logging.getLogger(__name__)
 
 JOINED_ENTRIES = 100_000
 """Samples that others are joined from, at most."""
-
-BATCHES_WITHOUT_TEXT = 100
-"""In a row, after which ``stage.ctc_only`` says that the language model learns nothing."""
 
 
 class SpeechData(lightning.LightningDataModule):
@@ -116,24 +112,12 @@ class SpeechData(lightning.LightningDataModule):
 
 
 class RecogniserModule(TrainingModule):
-    """Cross-entropy and CTC of a recogniser; validation by generating.
+    """Cross-entropy and CTC of a recogniser; validation by generating."""
 
-    ``ctc_only``: audio trains by CTC alone, for which the language model is not run; samples of
-    text train it unless it is frozen. Raises UserError where that leaves something without a
-    gradient, or no loss.
-    """
-
-    def __init__(self, model, tokenizer, config: DictConfig, *, lr: float, ctc_weight: float,
-                 ctc_only: bool = False):
+    def __init__(self, model, tokenizer, config: DictConfig, *, lr: float, ctc_weight: float):
         optimizer = OmegaConf.to_container(config.stage.optimizer) | {"lr": lr}
         super().__init__(model, optimizer, OmegaConf.to_container(config.trainer), config.seed)
-        self._tokenizer, self._ctc_weight, self._ctc_only = tokenizer, ctc_weight, ctc_only
-        if ctc_only and not ctc_weight:
-            raise UserError("stage.ctc_only needs stage.ctc_weight above 0")
-        weight = config.stage.get("ctc_embedding_weight")  # an AuT has no such tokens
-        self._ctc_options = {"embedding_weight": weight} if weight else {}
-        self._reads_text = ctc_only and _trains_beyond_ctc(model)
-        self._batches_without_text = 0
+        self._tokenizer, self._ctc_weight = tokenizer, ctc_weight
         self._english_normaliser = config.data.english_normaliser
         self._max_new_tokens = config.stage.decoding.max_new_tokens
         self._utterances: list[tuple[Utterance, Entry]] = []
@@ -141,30 +125,9 @@ class RecogniserModule(TrainingModule):
 
     def summed_losses(self, batch: dict) -> dict:
         """Cross-entropy summed over target tokens, and CTC where it is on."""
-        inputs = batch["inputs"]
-        if not self._ctc_only:
-            loss, ctc = self.model.target_loss(inputs, with_ctc=self._ctc_weight > 0,
-                                               **self._ctc_options)
-            return {"loss": (1.0, loss)} | (
-                {} if ctc is None else {"ctc_loss": (self._ctc_weight, ctc)})
-        ctc = self.model.ctc_loss(self.model.encode_audio(inputs), inputs, **self._ctc_options)
-        if not self._reads_text:
-            return {"loss": (self._ctc_weight, ctc)}
-        self._expect_text(batch["meta"]["records"])
-        return {"loss": (1.0, self.model.text_loss(inputs)), "ctc_loss": (self._ctc_weight, ctc)}
-
-    def _expect_text(self, records: list[dict]) -> None:
-        if any(is_text(record) for record in records):
-            self._batches_without_text = 0
-            return
-        self._batches_without_text += 1
-        if self._batches_without_text >= BATCHES_WITHOUT_TEXT:
-            raise UserError(
-                f"stage.ctc_only: none of the last {BATCHES_WITHOUT_TEXT} batches has text alone, "
-                "which the language model would learn from; add samples of task 'text', or leave "
-                "it as it is with model.freeze=[model.language_model.*], or where input and output "
-                "tokens share a matrix, [model.language_model.layers.*, "
-                "model.language_model.norm.*]")
+        loss, ctc = self.model.target_loss(batch["inputs"], with_ctc=self._ctc_weight > 0)
+        losses = {"loss": (1.0, loss)}
+        return losses if ctc is None else losses | {"ctc_loss": (self._ctc_weight, ctc)}
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Loss and greedy transcripts of one batch."""
@@ -183,16 +146,6 @@ class RecogniserModule(TrainingModule):
         loss = sum(loss for loss, _ in losses) / max(1, sum(count for _, count in losses))
         self.log_row({"val/loss": loss, "val/wer": scores["wer"],
                       "val/lid_accuracy": scores["lid_accuracy"]})
-
-
-def _trains_beyond_ctc(model) -> bool:
-    """Whether something of the language model trains that CTC gives no gradient."""
-    language_model = model.model.language_model
-    embeddings = language_model.embed_tokens.weight
-    idle = list(language_model.layers.parameters())
-    if embeddings is not model.lm_head.weight:
-        idle.append(embeddings)
-    return any(parameter.requires_grad for parameter in idle)
 
 
 @dataclass

@@ -35,7 +35,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     """Train, save ``RUN/model``, score the test set, write report and metrics; returns these."""
     return train_recogniser(config, run_dir, lambda model, processor: RecogniserModule(
         model, processor.tokenizer, config, lr=learning_rate(config),
-        ctc_weight=ctc_weight(config), ctc_only=config.stage.ctc_only))
+        ctc_weight=ctc_weight(config)))
 
 
 def train_recogniser(

@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # The whole of stage=sft on embedded speech, a seed or several: bash recipes/embedded/sft.sh 0 1 2
-# First an encoder by CTC alone, then a language model over its tokens, then all of it together, with contexts,
-# orders, silence, streams and noise; then the suite. Prints the folder with the figures for each seed.
-# PYTHON and WORK in the environment: the interpreter, the folder to write to.
+# First clean sentences and text alone; then contexts, orders, silence, streams and noise; then the suite. Prints
+# the folder with the figures for each seed.
+# In the environment: PYTHON, the interpreter; WORK, the folder to write to; PROCESSES, 2 (one for each core) or 1.
+# Both take the same steps.
 set -euo pipefail
 python=${PYTHON:-python}
 work=${WORK:-runs/embedded_sft}
+ranks=()
+if [[ ${PROCESSES:-2} == 2 ]]; then
+  ranks=(strategy=ddp strategy.devices=2)
+  export OMP_NUM_THREADS=1
+fi
 for seed in "$@"; do
-  "$python" -m qwen3asr_train stage=sft experiment=embedded_encoder seed="$seed" \
-    run_dir="$work/$seed/encoder" stage.test=false
-  "$python" -m qwen3asr_train stage=sft experiment=embedded_text seed="$seed" \
-    init_from="$work/$seed/encoder/model" run_dir="$work/$seed/text" stage.test=false
+  "$python" -m qwen3asr_train stage=sft experiment=embedded_start seed="$seed" \
+    run_dir="$work/$seed/start" stage.test=false "${ranks[@]}"
   "$python" -m qwen3asr_train stage=sft experiment=embedded_sft seed="$seed" \
-    init_from="$work/$seed/text/model" run_dir="$work/$seed/sft" stage.test=false
+    init_from="$work/$seed/start/model" run_dir="$work/$seed/sft" stage.test=false "${ranks[@]}"
   "$python" -m qwen3asr_train stage=evaluate suite=embedded init_from="$work/$seed/sft/model" \
     run_dir="$work/$seed/suite" stage.decoding.max_piece_seconds=4
 done

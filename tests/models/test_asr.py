@@ -9,7 +9,6 @@ from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration, Qwen3A
 
 from qwen3asr_train.data import features
 from qwen3asr_train.data.collate import Example, collate
-from qwen3asr_train.data.packing import together
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.decoding.generate import generate
 from qwen3asr_train.decoding.transcriber import Transcriber
@@ -176,42 +175,6 @@ def test_ctc_is_torchs_on_each_clip(model, batch, examples, processor):
             log_probs[:, None], target[None], [tokens], [len(target)],
             blank=model.config.pad_token_id, reduction="sum")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
-
-
-def test_the_embedding_weight_adds_distances_from_expected_embeddings(model, batch):
-    audio = model.encode_audio(batch).detach()
-    embeddings = model.model.language_model.embed_tokens.weight
-    expected = sum(((share[:, None] * embeddings).sum(0) - token).square().sum()
-                   for share, token in zip(model.ctc_logits(audio).softmax(-1), audio, strict=True))
-    added = model.ctc_loss(audio, batch, 0.5) - model.ctc_loss(audio, batch)
-    torch.testing.assert_close(added, 0.5 * expected, rtol=1e-3, atol=1e-3)
-    # the embeddings stay where they are: audio comes to them
-    model.zero_grad()
-    model.ctc_loss(audio, batch).backward()
-    alone = embeddings.grad.clone()
-    model.zero_grad()
-    model.ctc_loss(audio, batch, 0.5).backward()
-    torch.testing.assert_close(embeddings.grad, alone)
-
-
-@pytest.mark.parametrize("layout", [None, together])
-def test_the_loss_of_text_is_that_of_the_samples_without_audio(model, examples, processor, layout):
-    prompts = PromptBuilder(processor.tokenizer)
-    pad = processor.tokenizer.pad_token_id
-    written = [Example(torch.zeros(0, 128), prompts.written_prompt(spoken, "turn"),
-                       prompts.target(text, "English"))
-               for spoken, text in (("the light", "light"), ("now", "please turn now"))]
-    mixed = [examples[0], written[0], *examples[1:3], written[1]]
-    rows = layout([example.length for example in mixed]) if layout else None
-    with torch.no_grad():
-        expected = model.target_loss(collate(written, pad))[0]
-        torch.testing.assert_close(model.text_loss(collate(mixed, pad, rows)), expected)
-    model.zero_grad()
-    nothing = model.text_loss(collate(examples, pad))
-    nothing.backward()
-    assert nothing == 0
-    assert all(p.grad is not None for p in model.model.language_model.parameters())
-    model.zero_grad()
 
 
 def test_activation_checkpointing_changes_nothing(model, batch):

@@ -112,38 +112,3 @@ def test_two_processes_train_as_one(command_line, one_process, tmp_path, strateg
     final = weights(tmp_path)
     for name, value in weights(one_process).items():
         torch.testing.assert_close(final[name], value, rtol=1e-2, atol=2e-3)
-
-
-ENCODER = ["stage=sft", "stage.ctc_only=true", "stage.ctc_weight=0.5", "stage.test=false",
-           "trainer.max_steps=4", "trainer.validate_every=0", "trainer.checkpoint_every=0"]
-
-
-def test_ctc_alone_leaves_the_language_model_as_it_is(command_line, finished_run, tmp_path):
-    """Encoder and projector move, nothing else by a bit, and two processes train as one."""
-    begin = [*ENCODER, f"init_from={finished_run / 'model'}",
-             "model.freeze=[model.language_model.*]"]
-    command_line(*begin, f"run_dir={tmp_path / 'one'}")
-    command_line(*begin, f"run_dir={tmp_path / 'two'}", "strategy=ddp", "strategy.devices=2",
-                 "trainer.accumulate=2")
-    before, after = weights(finished_run), weights(tmp_path / "one")
-    for name, value in before.items():
-        moves = name.startswith(("model.audio_tower.", "model.multi_modal_projector."))
-        assert torch.equal(value, after[name]) != moves, name
-    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-4)
-
-
-def test_beside_ctc_alone_text_trains_the_language_model(command_line, tmp_path):
-    """Until there is none."""
-    text = ["data.corpus.text_share=0.5", f"run_dir={tmp_path / 'text'}"]
-    command_line(*ENCODER, *text, "stage.ctc_embedding_weight=0.1")
-    rows = [json.loads(line) for line in
-            (tmp_path / "text" / "metrics.jsonl").read_text().splitlines()]
-    assert any(row["train/loss"] > 0 and row["train/ctc_loss"] > 0 for row in rows)
-    done = command_line(*ENCODER, "trainer.max_steps=110", f"run_dir={tmp_path / 'none'}",
-                        check=False)
-    assert done.returncode and "none of the last 100 batches has text alone" in done.stderr
-
-
-def test_ctc_alone_needs_a_weight(command_line, tmp_path):
-    done = command_line(*ENCODER, "stage.ctc_weight=0", f"run_dir={tmp_path}", check=False)
-    assert done.returncode and "stage.ctc_only needs stage.ctc_weight above 0" in done.stderr
