@@ -65,7 +65,8 @@ def figures(rows: list[Row], headline: dict[str, str]) -> dict[str, float]:
     found = {f"{row.test_set}/{row.condition}/{name}": value
              for row in rows for name, value in row.metrics.items()}
     chosen = {}
-    for name, formula in headline.items():
+    for key, formula in headline.items():
+        name = str(key)  # YAML reads some names, as no and 10, as other than text
         left, operator, right = (*formula.split(), "", "")[:3]
         if left not in found or (operator and right not in found):
             continue  # a set or condition that was left out
