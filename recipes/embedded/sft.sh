@@ -7,15 +7,14 @@
 set -euo pipefail
 python=${PYTHON:-python}
 work=${WORK:-runs/embedded_sft}
-ranks=()
+ranks=() threads=()
 if [[ ${PROCESSES:-2} == 2 ]]; then
-  ranks=(strategy=ddp strategy.devices=2)
-  export OMP_NUM_THREADS=1
+  ranks=(strategy=ddp strategy.devices=2) threads=(OMP_NUM_THREADS=1)
 fi
 for seed in "$@"; do
-  "$python" -m qwen3asr_train stage=sft experiment=embedded_start seed="$seed" \
+  env "${threads[@]}" "$python" -m qwen3asr_train stage=sft experiment=embedded_start seed="$seed" \
     run_dir="$work/$seed/start" stage.test=false "${ranks[@]}"
-  "$python" -m qwen3asr_train stage=sft experiment=embedded_sft seed="$seed" \
+  env "${threads[@]}" "$python" -m qwen3asr_train stage=sft experiment=embedded_sft seed="$seed" \
     init_from="$work/$seed/start/model" run_dir="$work/$seed/sft" stage.test=false "${ranks[@]}"
   "$python" -m qwen3asr_train stage=evaluate suite=embedded init_from="$work/$seed/sft/model" \
     run_dir="$work/$seed/suite" stage.decoding.max_piece_seconds=4
