@@ -2,20 +2,15 @@
 # The whole of stage=sft on embedded speech, a seed or several: bash recipes/embedded/sft.sh 0 1 2
 # First clean sentences and text alone; then contexts, orders, silence, streams and noise; then the suite. Prints
 # the folder with the figures for each seed.
-# In the environment: PYTHON, the interpreter; WORK, the folder to write to; PROCESSES, 2 (one for each core) or 1.
-# Both take the same steps.
+# PYTHON and WORK in the environment: the interpreter, the folder to write to.
 set -euo pipefail
 python=${PYTHON:-python}
 work=${WORK:-runs/embedded_sft}
-ranks=() threads=()
-if [[ ${PROCESSES:-2} == 2 ]]; then
-  ranks=(strategy=ddp strategy.devices=2) threads=(OMP_NUM_THREADS=1)
-fi
 for seed in "$@"; do
-  env "${threads[@]}" "$python" -m qwen3asr_train stage=sft experiment=embedded_start seed="$seed" \
-    run_dir="$work/$seed/start" stage.test=false "${ranks[@]}"
-  env "${threads[@]}" "$python" -m qwen3asr_train stage=sft experiment=embedded_sft seed="$seed" \
-    init_from="$work/$seed/start/model" run_dir="$work/$seed/sft" stage.test=false "${ranks[@]}"
+  "$python" -m qwen3asr_train stage=sft experiment=embedded_start seed="$seed" \
+    run_dir="$work/$seed/start" stage.test=false
+  "$python" -m qwen3asr_train stage=sft experiment=embedded_sft seed="$seed" \
+    init_from="$work/$seed/start/model" run_dir="$work/$seed/sft" stage.test=false
   "$python" -m qwen3asr_train stage=evaluate suite=embedded init_from="$work/$seed/sft/model" \
     run_dir="$work/$seed/suite" stage.decoding.max_piece_seconds=4
 done
