@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from qwen3asr_train import command_line
 from qwen3asr_train.errors import UserError
+from qwen3asr_train.options import headline_of
 
 
 def new_run_dir(stage: str, resume: str | None) -> str:
@@ -74,7 +75,7 @@ def suite_headline(config: DictConfig, metrics: dict[str, float]) -> list[str]:
     """What of a suite is printed: its headline, else every error rate, or an aligner's AAS."""
     if config.suite is None:
         return []
-    return list(config.suite.get("headline") or [
+    return list(headline_of(config.suite) or [
         name for name in metrics if (name.endswith("/wer") and name.count("/") == 2)
         or name.endswith(("/aas_ms", "/ctc_aas_ms", "/aas_floor_ms"))])
 

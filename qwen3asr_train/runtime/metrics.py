@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from lightning.pytorch.loggers.logger import Logger
@@ -56,9 +57,12 @@ def read_history(path: Path) -> list[dict]:
 def rewind(path: Path, step: int) -> None:
     """Drop the rows of a history, if there is one, that came after ``step``."""
     if path.is_file():
-        rows = [row for row in read_history(path) if row["step"] <= step]
-        write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n"
-                                       for row in rows))
+        write_rows(path, [row for row in read_history(path) if row["step"] <= step])
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """A JSONL file, whole or not at all."""
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_metrics(path: Path, metrics: dict[str, float]) -> None:

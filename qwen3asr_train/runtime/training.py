@@ -262,6 +262,11 @@ def freeze(model: nn.Module, patterns: list[str]) -> int:
     return frozen
 
 
+def splits_matrices(config) -> bool:
+    """Whether a rank has matrices in parts, of which Muon needs the whole."""
+    return config.strategy.name.startswith("zero")
+
+
 def build_trainer(config, run_dir: Path) -> lightning.Trainer:
     """The Trainer of a run from the ``trainer``, ``strategy`` and ``logger`` groups."""
     options = config.trainer
@@ -272,7 +277,7 @@ def build_trainer(config, run_dir: Path) -> lightning.Trainer:
     if precision == "auto":
         bf16 = accelerator == "gpu" and torch.cuda.is_bf16_supported()
         precision = "bf16-mixed" if bf16 else "32-true"
-    if config.stage.optimizer.name == "muon" and config.strategy.name.startswith("zero"):
+    if config.stage.optimizer.name == "muon" and splits_matrices(config):
         raise UserError(f"stage.optimizer.name=muon needs whole matrices, which strategy="
                         f"{config.strategy.name} has in parts: strategy=ddp or single")
     strategy, devices = build_strategy(config.strategy, accelerator)

@@ -12,7 +12,7 @@ from qwen3asr_train.data.context import Context, ContextBuilder, EntityTable
 from qwen3asr_train.data.shards import Entry, find_shards, read_entries
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.contexts import Order
-from qwen3asr_train.options import as_arguments
+from qwen3asr_train.options import as_arguments, headline_of
 from qwen3asr_train.stages.setup import as_list, embedded_folders, sample_records
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def _check(suite: dict, config: DictConfig) -> None:
         if name in suite["sets"] or not sets or set(sets) - set(suite["sets"]):
             raise UserError(f"{where}the average {name!r} needs a name of its own and sets out of "
                             f"{sorted(suite['sets'])}")
-    for name, formula in (suite.get("headline") or {}).items():
+    for name, formula in headline_of(suite).items():
         parts = formula.split()
         if not (len(parts) == 1 or (len(parts) == 3 and parts[1] in ("-", "/"))):
             raise UserError(f"{where}headline {name}={formula!r}: SET/CONDITION/FIGURE, or two of "

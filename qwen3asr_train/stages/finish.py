@@ -1,6 +1,5 @@
 """The end of a run: metrics.json, results.jsonl and the report."""
 
-import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, sco
 from qwen3asr_train.evaluation.report import write_report
 from qwen3asr_train.evaluation.report_clips import counts_of
 from qwen3asr_train.evaluation.tables import Row
-from qwen3asr_train.runtime.metrics import write_atomically, write_metrics
+from qwen3asr_train.options import headline_of
+from qwen3asr_train.runtime.metrics import write_metrics, write_rows
 
 HEADLINE = ("test/aas_ms", "test/aas_floor_ms", "test/median_ms", "test/p90_ms",
             "test/within_80_ms", "test/teacher_aas_ms", "test/wer", "test/cer",
@@ -44,11 +44,10 @@ def finish_run(config: DictConfig, run_dir: Path, metrics: dict[str, float],
         metrics = metrics | {f"test/{name}": value for name, value in score(utterances).items()}
         low, high = bootstrap_interval(utterances)
         metrics |= {"test/wer_low": low, "test/wer_high": high}
-        write_atomically(run_dir / "results.jsonl", "".join(
-            json.dumps(vars(u), ensure_ascii=False) + "\n" for u in utterances))
+        write_rows(run_dir / "results.jsonl", map(vars, utterances))
     metrics |= {f"time/{name}_seconds": value for name, value in timings.items()}
-    chosen = (config.get("suite") or {}).get("headline") or {}
-    headline = {name: metrics[name] for name in (*chosen, *HEADLINE) if name in metrics}
+    chosen = (*headline_of(config.get("suite")), *HEADLINE)
+    headline = {name: metrics[name] for name in chosen if name in metrics}
     write_report(run_dir / "report.html", title=f"{config.stage.name}: {run_dir.name}",
                  headline=headline, history=history, utterances=utterances,
                  clips=_clips(results), config_yaml=OmegaConf.to_yaml(config, resolve=True),

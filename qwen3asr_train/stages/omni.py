@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.runtime.checkpoint import AtomicCheckpointIO, checkpoints, refuse_used_folder
-from qwen3asr_train.runtime.metrics import write_atomically
+from qwen3asr_train.runtime.metrics import write_atomically, write_rows
 from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
 from qwen3asr_train.stages.finish import finish_run
 from qwen3asr_train.stages.fit import fit
@@ -88,15 +88,14 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
         return {}
     model.requires_grad_(True)
     asr.save(model, processor, run_dir / "model", gather_weights(model))
-    write_atomically(run_dir / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in history))
+    write_rows(run_dir / "metrics.jsonl", history)
     last = list(scores.values())[-1] if scores else Scores({})
     if scores:
         metrics |= {f"test/{name}": value for name, value in last.figures.items()}
         figures = {name: found.figures for name, found in scores.items()}
         show(figures)
         draw(figures, run_dir / "phases.svg")
-        write_atomically(run_dir / "answers.jsonl", "".join(
-            json.dumps(answer, ensure_ascii=False) + "\n" for answer in last.answers))
+        write_rows(run_dir / "answers.jsonl", last.answers)
     return finish_run(config, run_dir, metrics, last.transcripts, history, timings)
 
 

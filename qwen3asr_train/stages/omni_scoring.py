@@ -30,8 +30,8 @@ class Scores(NamedTuple):
     ``answers``, with what they should be."""
 
     figures: dict[str, float]
-    transcripts: list[tuple[Utterance, Entry]] = []
-    answers: list[dict] = []
+    transcripts: Sequence[tuple[Utterance, Entry]] = ()
+    answers: Sequence[dict] = ()
 
 
 def score_sources(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: data.SampleReader,

@@ -12,7 +12,7 @@ from qwen3asr_train.data.packing import TokenPlan
 from qwen3asr_train.data.plan import sample_seed
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import omni
-from qwen3asr_train.runtime.training import TrainingModule
+from qwen3asr_train.runtime.training import TrainingModule, splits_matrices
 from qwen3asr_train.stages.omni_setup import Pass
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def optimizer_name(config: DictConfig) -> str:
     """``stage.optimizer.name``, or what ``auto`` stands for: Muon, where matrices are whole."""
     if config.stage.optimizer.name != "auto":
         return config.stage.optimizer.name
-    return "adamw" if config.strategy.name.startswith("zero") else "muon"
+    return "adamw" if splits_matrices(config) else "muon"
 
 
 class OmniData(lightning.LightningDataModule):

@@ -1,6 +1,5 @@
 """Suites: several test sets under several conditions, one table beside published figures."""
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -15,7 +14,8 @@ from qwen3asr_train.evaluation.contexts import entity_recall, false_alarm, obeye
 from qwen3asr_train.evaluation.metrics import Utterance, bootstrap_interval, score
 from qwen3asr_train.evaluation.tables import Row, with_averages, write_tables
 from qwen3asr_train.models.aut import AuT
-from qwen3asr_train.runtime.metrics import write_atomically
+from qwen3asr_train.options import headline_of
+from qwen3asr_train.runtime.metrics import write_rows
 from qwen3asr_train.stages.conditions import OFFLINE, Condition, TestSet, find_sets
 from qwen3asr_train.stages.finish import finish_run
 from qwen3asr_train.stages.scoring import Results, load_recogniser, score_entries, score_live
@@ -50,12 +50,11 @@ def run_suite(config: DictConfig, run_dir: Path) -> dict[str, float]:
                             for utterance, _ in results]
             shown = shown or results
         write_tables(rows, run_dir)
-        write_atomically(run_dir / "results.jsonl", "".join(
-            json.dumps(row, ensure_ascii=False) + "\n" for row in transcripts))
+        write_rows(run_dir / "results.jsonl", transcripts)
     rows = with_averages(rows, suite.get("averages") or {})
     write_tables(rows, run_dir)
     timings = {"preparing": loaded - started, "testing": time.perf_counter() - loaded}
-    return finish_run(config, run_dir, figures(rows, suite.get("headline") or {}), shown or [], [],
+    return finish_run(config, run_dir, figures(rows, headline_of(suite)), shown or [], [],
                       timings, suite=rows)
 
 
@@ -65,8 +64,7 @@ def figures(rows: list[Row], headline: dict[str, str]) -> dict[str, float]:
     found = {f"{row.test_set}/{row.condition}/{name}": value
              for row in rows for name, value in row.metrics.items()}
     chosen = {}
-    for key, formula in headline.items():
-        name = str(key)  # YAML reads some names, as no and 10, as other than text
+    for name, formula in headline.items():
         left, operator, right = (*formula.split(), "", "")[:3]
         if left not in found or (operator and right not in found):
             continue  # a set or condition that was left out

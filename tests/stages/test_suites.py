@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from qwen3asr_train.command_line import CONFIGS
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.tables import Row
+from qwen3asr_train.options import headline_of
 from qwen3asr_train.stages.conditions import find_sets
 from qwen3asr_train.stages.suites import cost_growth, figures, published
 
@@ -91,9 +92,10 @@ def test_mistakes_are_found_before_anything_is_scored(corpus, arguments, message
 
 def test_headline_figures():
     rows = [Row("s", "a", "offline", {"wer": 0.2}, {}), Row("s", "a", "snr_0", {"wer": 0.5}, {})]
-    found = figures(rows, {"wer": "a/offline/wer", "loss": "a/snr_0/wer - a/offline/wer",
-                           "times": "a/snr_0/wer / a/offline/wer", "left out": "b/offline/wer",
-                           False: "a/offline/wer"})
+    headline = {"wer": "a/offline/wer", "loss": "a/snr_0/wer - a/offline/wer",
+                "times": "a/snr_0/wer / a/offline/wer", "left out": "b/offline/wer",
+                False: "a/offline/wer"}
+    found = figures(rows, headline_of({"headline": headline}))
     assert found["a/snr_0/wer"] == 0.5 and found["wer"] == 0.2 and "left out" not in found
     assert found["loss"] == pytest.approx(0.3) and found["times"] == pytest.approx(2.5)
     assert found["False"] == 0.2  # what YAML makes of `no`
