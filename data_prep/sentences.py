@@ -91,13 +91,14 @@ def sentence(language: str, domain: str, rng: np.random.Generator) -> str:
 @dataclass(frozen=True)
 class SpelledSentence:
     """``entity``: the name in ``text``, which could also be spelled as one of ``others``; the voice
-    is given ``said``, where it is ``said_entity``."""
+    is given ``said``. ``rare``: what another sentence hardly ever says: a name of all its parts,
+    or, if it is one of a few, the sentence."""
 
     text: str
     entity: str
     others: tuple[str, ...]
     said: str
-    said_entity: str
+    rare: str
 
 
 def spelled_sentence(language: str, rng: np.random.Generator) -> SpelledSentence | None:
@@ -105,14 +106,17 @@ def spelled_sentence(language: str, rng: np.random.Generator) -> SpelledSentence
     if language not in _spellings():
         return None
     spellings = _spellings()[language]
-    groups = [row[rng.integers(len(row))] for row in spellings["names"]]
+    rows = spellings["names"]
+    form = _choice(spellings["forms"], rng)
+    groups = [_choice(rows[row], rng) for row in form]
     names = [LANGUAGES[language].joiner.join(parts) for parts in product(*groups)]
     entity = _choice(names, rng)
     template = _filled(_choice(spellings["sentences"], rng).replace("{entity}", "<>"),
                        _grammar(language).lists, rng)
+    said = template.replace("<>", names[0])
     return SpelledSentence(template.replace("<>", entity), entity,
-                           tuple(name for name in names if name != entity),
-                           template.replace("<>", names[0]), names[0])
+                           tuple(name for name in names if name != entity), said,
+                           names[0] if len(form) == len(rows) else said)
 
 
 def _filled(template: str, lists: Mapping[str, Sequence[str]], rng: np.random.Generator) -> str:

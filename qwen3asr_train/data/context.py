@@ -15,8 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-SPARE_DRAWS = 8
+SPARE_NAMES = 8
 """Names drawn beyond those wanted, for the ones that turn out to be in the transcript."""
+
+DRAWS_PER_NAME = 3
+"""Draws for a name that is wanted, since some repeat others."""
 
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f]")
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -52,6 +55,18 @@ class EntityTable:
             given.update(entities or ())
         self._most = max(1, math.floor(rare_share * self._documents)) if rare_share else 0
         self.pool = sorted(given | {c for c, count in self._counts.items() if count <= self._most})
+        self._ends = np.cumsum([self._counts[name] for name in self.pool])
+
+    def draw(self, count: int, rng: np.random.Generator) -> list[str]:
+        """Different names of the pool, as often as samples have them: a name that lists hold more
+        seldom than transcripts do would be known as the one that is said. About ``count``: fewer
+        where most draws repeat a few names, all of a small pool."""
+        if count >= len(self.pool) / 2:
+            drawn = rng.permutation(len(self.pool))
+        else:
+            places = rng.integers(self._ends[-1], size=DRAWS_PER_NAME * count)
+            drawn = dict.fromkeys(np.searchsorted(self._ends, places, side="right").tolist())
+        return [self.pool[i] for i in drawn][:count]
 
     def entities_of(self, record: dict, most: int) -> list[str]:
         """Up to ``most`` entities of a sample, the rarest first: given ones, else rare words."""
@@ -144,13 +159,12 @@ class ContextBuilder:
     def _distractors(self, record: dict, count: int, rng: np.random.Generator) -> list[str]:
         """``count`` entities of other samples that are not in this one, nor sound like one of its
         own (the record's ``meta.sounds_like``); fewer from a small pool."""
-        pool = self.table.pool
         text = " ".join([record["text"], *(record.get("meta") or {}).get("sounds_like", ())]
                         ).casefold()
-        if not pool or not count:
+        if not count:
             return []
-        drawn = rng.choice(len(pool), size=min(len(pool), count + SPARE_DRAWS), replace=False)
-        return [pool[i] for i in drawn if pool[i].casefold() not in text][:count]
+        return [name for name in self.table.draw(count + SPARE_NAMES, rng)
+                if name.casefold() not in text][:count]
 
     def _list(self, names: list[str], rng: np.random.Generator) -> DrawnContext:
         if not names:

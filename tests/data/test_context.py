@@ -51,6 +51,17 @@ def test_given_entities_join_the_pool():
     assert made.pool == ["Ada"]
 
 
+def test_distractors_are_as_frequent_as_the_names_of_samples():
+    often = [("call Ada", ["Ada"])] * 60
+    table = EntityTable(often + [(f"call {name}", [name]) for name in NAMES])
+    rng = np.random.default_rng(0)
+    first = Counter(table.draw(1, rng)[0] for _ in range(2000))
+    assert 900 < first["Ada"] < 1100 and len(first) == len(NAMES) + 1
+    assert all(6 <= len(set(names)) == len(names) <= 10 for names in
+               (table.draw(10, rng) for _ in range(50)))
+    assert sorted(table.draw(100, rng)) == table.pool
+
+
 def test_shares_and_what_each_kind_holds(table):
     made = builder(table, entities=0.25, distractors=0.25, background=0.25, instructions=0.25,
                    list_length=(2, 8))

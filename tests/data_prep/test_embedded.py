@@ -85,11 +85,13 @@ def test_text_alone_has_a_name_as_it_is_said():
     assert all(a == b for a, b in zip(plain, mixed, strict=True) if b["task"] == "asr")
 
 
-def test_a_name_is_in_one_split_however_it_is_spelled():
+def test_a_name_of_all_its_parts_is_in_one_split_however_it_is_spelled():
     corpus = Corpus(entity_share=1.0)
     names = {split: {name for record, _ in samples(corpus, split, 60)
-                     for name in (*record["entities"], *record["meta"]["sounds_like"])}
+                     for name in (*record["entities"], *record["meta"]["sounds_like"])
+                     if " " in name or (record["language"] == "Chinese" and len(name) == 3)}
              for split in SPLITS}
+    assert all(names.values())
     assert not names["train"] & names["test"] and not names["train"] & names["validation"]
     assert not names["validation"] & names["test"]
 
