@@ -28,7 +28,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_prep.espeak import INTELLIGIBLE_VARIANTS, Espeak, EspeakNotInstalled
-from data_prep.sentences import DOMAINS, LANGUAGES, SpelledSentence, sentence, spelled_sentence
+from data_prep.sentences import (
+    DOMAINS,
+    LANGUAGES,
+    SpelledSentence,
+    named_languages,
+    sentence,
+    spelled_sentence,
+    vocabulary,
+)
 from data_prep.sounds import KINDS, make_sound
 from qwen3asr_train.data.audio import SAMPLE_RATE, decode, encode, to_mono_16k
 from qwen3asr_train.data.augment_join import concatenate
@@ -36,13 +44,15 @@ from qwen3asr_train.data.plan import sample_rng, sample_seed
 from qwen3asr_train.data.shards import ShardWriter, read_summary
 from qwen3asr_train.errors import DataError, UserError
 
-VERSION = 6
+VERSION = 7
 """Part of the hash: raise it when the same config would make other samples."""
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT_SHARE = 0.2  # of the sentences; a third of them for validation
 _SHARD_SAMPLES = 250
 _LETTER_SECONDS = (0.06, 0.25)  # of a letter and of a hanzi: text lies among speech of its length
+_TEXT_WORDS = (2, 8)  # of a sample of text
+_TEXT_NAMES = 0.6  # share of names among the words behind the first
 _SOUND_SECONDS = (0.6, 3.0)
 _BABBLE_SHARE = 0.1  # of the sounds: many voices at once
 _BABBLE_VOICES = (6, 10)
@@ -207,17 +217,32 @@ def speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.ran
 
 
 def _text(corpus: Corpus, split: str, language: str, rng: np.random.Generator) -> dict:
-    """A sentence with its words in place of audio; a name among them is spelled as it is said."""
-    spelled = draw_spelled(language, split, rng) if rng.random() < corpus.entity_share else None
-    if spelled is None:
-        text, _ = draw_sentence(language, split, corpus.domains, rng)
-        record = {"text": text, "spoken": text}
-    else:
-        record = {"text": spelled.text, "spoken": spelled.said, "entities": [spelled.entity],
-                  "meta": {"sounds_like": list(spelled.others)}}
-    return record | {"language": language, "task": "text", "source": "embedded",
-                     "duration": round(_LETTER_SECONDS[not LANGUAGES[language].spaced] *
-                                       len(record["spoken"]), 4)}
+    """Words in any order, in place of audio; among them, if the speech has names of several
+    spellings, such names, which are there as they are said.
+
+    Nothing but the place that one has come to in the input tells what comes next. So that is
+    learned much sooner than from sentences, which can be guessed in part.
+    """
+    words = sorted(vocabulary(language))
+    named = corpus.entity_share > 0 and language in named_languages()
+    names, written, said = [], [], []
+    for _ in range(int(rng.integers(_TEXT_WORDS[0], _TEXT_WORDS[1] + 1))):
+        if named and written and rng.random() < _TEXT_NAMES:  # not first, as in sentences
+            names.append(draw_spelled(language, split, rng))
+            written.append(names[-1].entity)
+            said.append(names[-1].said_entity)
+        else:
+            written.append(str(rng.choice(words)))
+            said.append(written[-1])
+    joiner = LANGUAGES[language].joiner
+    spoken = joiner.join(said)
+    record = {"text": joiner.join(written), "spoken": spoken, "language": language, "task": "text",
+              "source": "embedded",
+              "duration": round(_LETTER_SECONDS[not LANGUAGES[language].spaced] * len(spoken), 4)}
+    if names:
+        record |= {"entities": list(dict.fromkeys(name.entity for name in names)),
+                   "meta": {"sounds_like": [other for name in names for other in name.others]}}
+    return record
 
 
 def _sound(corpus: Corpus, split: str, rng: np.random.Generator) -> tuple[dict, np.ndarray]:

@@ -91,19 +91,25 @@ def sentence(language: str, domain: str, rng: np.random.Generator) -> str:
 @dataclass(frozen=True)
 class SpelledSentence:
     """``entity``: the name in ``text``, which could also be spelled as one of ``others``; the voice
-    is given ``said``. ``rare``: what another sentence hardly ever says: a name of all its parts,
-    or, if it is one of a few, the sentence."""
+    is given ``said``, where it is ``said_entity``. ``rare``: what another sentence hardly ever
+    says: a name of all its parts, or, if it is one of a few, the sentence."""
 
     text: str
     entity: str
     others: tuple[str, ...]
     said: str
+    said_entity: str
     rare: str
+
+
+def named_languages() -> tuple[str, ...]:
+    """The languages that have names of several spellings."""
+    return tuple(_spellings())
 
 
 def spelled_sentence(language: str, rng: np.random.Generator) -> SpelledSentence | None:
     """A sentence whose name could be spelled otherwise; None for a language without such names."""
-    if language not in _spellings():
+    if language not in named_languages():
         return None
     spellings = _spellings()[language]
     rows = spellings["names"]
@@ -116,7 +122,7 @@ def spelled_sentence(language: str, rng: np.random.Generator) -> SpelledSentence
     said = template.replace("<>", names[0])
     return SpelledSentence(template.replace("<>", entity), entity,
                            tuple(name for name in names if name != entity), said,
-                           names[0] if len(form) == len(rows) else said)
+                           names[0], names[0] if len(form) == len(rows) else said)
 
 
 def _filled(template: str, lists: Mapping[str, Sequence[str]], rng: np.random.Generator) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import soundfile
@@ -18,6 +19,7 @@ from qwen3asr_train.data.augment_time import (
     scale_times,
     shift_times,
 )
+from qwen3asr_train.data.augment_warp import NYQUIST, warp_frequencies
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.options import as_arguments
 
@@ -26,8 +28,14 @@ _OWN_DRAWS = ("tempo", "pitch", "reverb", "noise_file", "babble", "clipping", "c
 
 _LIMITS = {"speed_range": (0.1, 10), "tempo_range": (0.1, 10), "pitch_semitones": (-24, 24),
            "reverb_rt60": (0.01, 10), "babble_voices": (1, 100), "clipping_db": (0, 100),
-           "codec_kbps": (1, 1000), "edges_seconds": (0, 60)}
+           "codec_kbps": (1, 1000), "edges_seconds": (0, 60), "warp_range": (0.1, 10)}
 """Of ranges; those not here, in dB, are held to -100 to 100."""
+
+_LISTS = ("codecs", "warp_hz")
+"""Fields of several values that are no range."""
+
+_WARP_DRAWS = 1 << 16
+"""Spawn key of the generator for warping, far behind those of the steps on the waveform."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,9 @@ class Augmentation:
     codec_share: float = 0.0
     codecs: tuple[str, ...] = ("mp3", "opus", "ulaw", "alaw", "gsm")
     codec_kbps: tuple[float, float] = (12.0, 64.0)
+    warp_share: float = 0.0
+    warp_range: tuple[float, float] = (0.8, 1.25)
+    warp_hz: tuple[float, ...] = (500.0, 1500.0, 3000.0)
     frequency_masks: int = 0
     frequency_mask_bins: int = 27
     time_masks: int = 0
@@ -75,9 +86,10 @@ class Augmentation:
             value = getattr(self, field.name)
             if field.name.endswith("_share") and not _is_between(value, 0, 1):
                 raise UserError(f"data.augmentation.{field.name}={value}: a share is from 0 to 1")
-            if isinstance(field.default, tuple) and field.name != "codecs":
+            if isinstance(field.default, tuple) and field.name not in _LISTS:
                 _check_range(field.name, value)
         self._check_codecs()
+        self._check_warp()
         # what cannot work is said when a run starts, not by a loader process
         if self.noise_file_share:
             _ = self._noises
@@ -96,6 +108,15 @@ class Augmentation:
             if subtype not in soundfile.available_subtypes(container):
                 raise UserError(f"data.augmentation.codecs: libsndfile "
                                 f"{soundfile.__libsndfile_version__} here has no {codec}")
+
+    def _check_warp(self) -> None:
+        low, high = self.warp_range
+        hertz = (*self.warp_hz, NYQUIST)
+        if not self.warp_hz or not all(_is_between(f, 20, NYQUIST) for f in hertz) or any(
+                b / a <= high / low for a, b in pairwise(hertz)):
+            raise UserError(f"data.augmentation.warp_hz={list(self.warp_hz)}: frequencies from 20 "
+                            f"to {NYQUIST:.0f} Hz, each more than {high / low:.2f} times the one "
+                            "before (the quotient of warp_range), and so far below the last")
 
     @cached_property
     def _noises(self) -> Recordings:
@@ -198,7 +219,18 @@ class Augmentation:
         return waveform
 
     def features(self, features: Tensor, rng: np.random.Generator) -> Tensor:
-        """SpecAugment (Park et al. 2019) without warping: ``(frames, mel)``, masked by its mean."""
+        """``(frames, mel)``: frequencies warped, and SpecAugment (Park et al. 2019) without warping
+        of time: masked by the mean.
+
+        Warping has a generator of its own, as have most steps of :meth:`clip`.
+        """
+        if self.warp_share:
+            seed = rng.bit_generator.seed_seq
+            draws = np.random.default_rng(np.random.SeedSequence(
+                seed.entropy, spawn_key=(*seed.spawn_key, _WARP_DRAWS)))
+            if draws.random() < self.warp_share:
+                logarithms = draws.uniform(*np.log(self.warp_range), len(self.warp_hz))
+                features = warp_frequencies(features, self.warp_hz, np.exp(logarithms))
         if not (self.frequency_masks or self.time_masks):
             return features
         frames, bins = features.shape

@@ -32,10 +32,11 @@ from qwen3asr_train.models.tokenizer import train_tokenizer
 
 STEPS = ("speed", "tempo", "pitch", "reverb", "noise", "noise_file", "babble", "gain", "clipping")
 SPECAUGMENT = {"frequency_masks": 2, "time_masks": 10}
+ON_FEATURES = {"warp": {"warp_share": 1.0}, "SpecAugment": SPECAUGMENT}
 
 RECIPE = {"speed_share": 0.3, "tempo_share": 0.1, "pitch_share": 0.1, "reverb_share": 0.3,
           "noise_share": 0.2, "noise_file_share": 0.4, "babble_share": 0.1, "gain_share": 0.5,
-          "clipping_share": 0.1, "codec_share": 0.3} | SPECAUGMENT
+          "clipping_share": 0.1, "codec_share": 0.3, "warp_share": 0.3} | SPECAUGMENT
 """Shares as a training run may have them."""
 
 
@@ -84,7 +85,7 @@ def expected_cost(costs: dict[str, float], options: Augmentation) -> float:
     """CPU ms per second of audio that ``options`` cost on average, from those of the steps."""
     coding = sum(costs[f"codec {name}"] for name in options.codecs) / len(options.codecs)
     return options.codec_share * coding + costs["SpecAugment"] + sum(
-        getattr(options, f"{step}_share") * costs[step] for step in STEPS)
+        getattr(options, f"{step}_share") * costs[step] for step in (*STEPS, "warp"))
 
 
 def cpu_ms_per_second(work: Callable[[int, np.ndarray], object], waveforms: list[np.ndarray],
@@ -106,17 +107,17 @@ def costs(waveforms: list[np.ndarray], noises: Path, rounds: int) -> dict[str, f
     of them one after another and for the recipe."""
     coded = {number: encode(waveform, "flac") for number, waveform in enumerate(waveforms)}
     mels = [log_mel(waveform) for waveform in waveforms]
-    masks = Augmentation(**SPECAUGMENT)
     found = {"decode FLAC": lambda number, _: decode(coded[number]),
-             "log-mel": lambda _, waveform: log_mel(waveform),
-             "SpecAugment": lambda number, _: masks.features(
-                 mels[number], sample_rng(0, 0, str(number)))}
+             "log-mel": lambda _, waveform: log_mel(waveform)}
+    for name, options in {name: Augmentation(**step) for name, step in ON_FEATURES.items()}.items():
+        found[name] = lambda number, _, options=options: options.features(
+            mels[number], sample_rng(0, 0, str(number)))
     for name, options in single_steps(noises).items():
         found[name] = lambda number, waveform, options=options: options.waveform(
             waveform, sample_rng(0, 0, str(number)))
     spent = {name: cpu_ms_per_second(work, waveforms, rounds) for name, work in found.items()}
     options = recipe(noises)
-    always = replace(options, **{f"{step}_share": 1.0 for step in (*STEPS, "codec")})
+    always = replace(options, **{f"{step}_share": 1.0 for step in (*STEPS, "codec", "warp")})
     return spent | {"all": expected_cost(spent, always), "recipe": expected_cost(spent, options)}
 
 

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from data_prep.embedded import SPLITS, Corpus, make_sample, voices
+from data_prep.sentences import vocabulary
 from data_prep.sounds import KINDS, make_sound
 from qwen3asr_train.data.audio import decode
 from qwen3asr_train.data.augment_join import join_texts
@@ -70,15 +71,22 @@ def test_names_of_several_spellings():
         assert joiner.join(word for word, _, _ in record["words"]) == record["text"]
 
 
-def test_text_alone_has_a_name_as_it_is_said():
-    corpus = Corpus(languages=("English", "Chinese"), text_share=1.0, entity_share=1.0)
-    for number in range(20):
+def test_text_alone_has_names_as_they_are_said():
+    corpus = Corpus(languages=("English", "Korean"), text_share=1.0, entity_share=1.0)
+    held = set()
+    for number in range(40):
         _, record, audio = make_sample(corpus, "train", number)
-        (entity,) = record["entities"]
-        assert audio is None and record["task"] == "text" and 0.3 < record["duration"] < 6
-        others = record["meta"]["sounds_like"]
-        assert any(record["text"].replace(entity, other) == record["spoken"]
-                   for other in (entity, *others))
+        assert audio is None and record["task"] == "text" and 0.1 < record["duration"] < 12
+        names = {part for name in (*record.get("entities", ()),
+                                   *record.get("meta", {}).get("sounds_like", ()))
+                 for part in name.split()}
+        written, said = record["text"].split(), record["spoken"].split()
+        assert written[0] == said[0] in vocabulary(record["language"])
+        assert all(a == b if a in vocabulary(record["language"]) else {a, b} <= names
+                   for a, b in zip(written, said, strict=True))
+        held.add((record["language"], bool(names)))
+    assert held == {("English", True), ("English", False), ("Korean", False)}
+    assert "entities" not in make_sample(Corpus(text_share=1.0), "train", 0)[1]
     plain = [make_sample(Corpus(), "train", n)[1] for n in range(30)]
     mixed = [make_sample(Corpus(text_share=0.3), "train", n)[1] for n in range(30)]
     assert 2 < sum(record["task"] == "text" for record in mixed) < 20
