@@ -2,7 +2,7 @@
 
     python recipes/embedded/suite_figures.py runs/embedded_sft/0 runs/embedded_sft/1
 
-Each folder has text/, languages/, sft/ and suite/, as sft.sh leaves them.
+Each folder has text/, start/, sft/ and suite/, as sft.sh leaves them.
 """
 
 import json
@@ -21,11 +21,9 @@ def main(folders: list[Path]) -> None:
         print(f"{name:<32}" + "".join(f"{suite[name]:>10.4f}" if name in suite else f"{'–':>10}"
                                       for suite in suites))
     seconds = [sum(json.loads((folder / part / "metrics.json").read_text())[f"time/{what}_seconds"]
-                   for part, what in (("text", "preparing"), ("text", "training"),
-                                      ("languages", "preparing"), ("languages", "training"),
-                                      ("sft", "preparing"), ("sft", "training"),
-                                      ("suite", "preparing"), ("suite", "testing")))
-               for folder in folders]
+                   for part, last in (("text", "training"), ("start", "training"),
+                                      ("sft", "training"), ("suite", "testing"))
+                   for what in ("preparing", last)) for folder in folders]
     print(f"{'seconds':<32}" + "".join(f"{value:>10.0f}" for value in seconds))
 
 
