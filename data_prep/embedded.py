@@ -216,6 +216,12 @@ def speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.ran
     return record, np.concatenate(waveforms)
 
 
+@cache
+def _words(language: str) -> list[str]:
+    """The words of a language, in an order that is always the same."""
+    return sorted(vocabulary(language))
+
+
 def _text(corpus: Corpus, split: str, language: str, rng: np.random.Generator) -> dict:
     """Words in any order, in place of audio; among them, if the speech has names of several
     spellings, such names, which are there as they are said.
@@ -223,7 +229,7 @@ def _text(corpus: Corpus, split: str, language: str, rng: np.random.Generator) -
     Nothing but the place that one has come to in the input tells what comes next. So that is
     learned much sooner than from sentences, which can be guessed in part.
     """
-    words = sorted(vocabulary(language))
+    words = _words(language)
     named = corpus.entity_share > 0 and language in named_languages()
     names, written, said = [], [], []
     for _ in range(int(rng.integers(_TEXT_WORDS[0], _TEXT_WORDS[1] + 1))):
