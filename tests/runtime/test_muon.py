@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from qwen3asr_train.errors import UserError
-from qwen3asr_train.runtime.muon import MuonWithAdamW, is_layer_matrix
+from qwen3asr_train.runtime.muon import MuonWithAdamW, is_layer_matrix, orthogonalised
 from qwen3asr_train.runtime.training import TrainingModule, build_trainer
 
 
@@ -55,7 +55,9 @@ def test_matrices_of_layers_and_nothing_else(tower):
         "model.layers.0.weight", "model.layers.1.weight"]
 
 
-def test_it_steps_as_torchs_two_optimisers_do(tower):
+def test_it_steps_as_torchs_two_optimisers_do(tower, monkeypatch):
+    # torch iterates in bfloat16 wherever it runs
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
     other = copy.deepcopy(tower)
     ours = joined(tower)
     muon = torch.optim.Muon([layer.weight for layer in other.layers], lr=0.02, weight_decay=0.1,
@@ -72,6 +74,20 @@ def test_it_steps_as_torchs_two_optimisers_do(tower):
             part.zero_grad()
     for found, expected in zip(tower.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_singular_values_go_through_the_polynomial_and_vectors_stay():
+    generator = torch.Generator().manual_seed(1)
+    matrices = [torch.randn(*shape, generator=generator) * scale
+                for shape, scale in (((3, 8), 1.0), ((8, 3), 5.0), ((3, 8), 0.1), ((4, 4), 1.0))]
+    a, b, c = coefficients = (3.4445, -4.7750, 2.0315)
+    for matrix, found in zip(matrices, orthogonalised(matrices, coefficients, 5, 1e-7),
+                             strict=True):
+        left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+        values /= values.norm()
+        for _ in range(5):
+            values = a * values + b * values ** 3 + c * values ** 5
+        torch.testing.assert_close(found.double(), left * values @ right, rtol=0.0, atol=2e-5)
 
 
 def test_loaded_state_goes_on_to_the_bit(tower):
