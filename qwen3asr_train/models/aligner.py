@@ -20,6 +20,7 @@ from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
 from qwen3asr_train.models.folder import opening, save_as
+from qwen3asr_train.models.packed import sample_lengths, split_samples
 
 ARCHITECTURE = "Qwen3ASRForTokenClassification"
 
@@ -57,9 +58,11 @@ class Aligner(Qwen3ASRForTokenClassification):
         embeddings = self.model.language_model.embed_tokens(ids)
         places = (ids == self.config.audio_token_id).unsqueeze(-1)
         audio = self.encode_audio(batch).to(embeddings.dtype)
+        positions = batch.get("position_ids")
         hidden = self.model.language_model(
-            inputs_embeds=embeddings.masked_scatter(places, audio),
-            position_ids=batch.get("position_ids"), use_cache=False).last_hidden_state
+            inputs_embeds=embeddings.masked_scatter(places, audio), position_ids=positions,
+            use_cache=False,
+            **sample_lengths(self.model.language_model, positions)).last_hidden_state
         return self.score(self.dropout(hidden[slots]))
 
 
@@ -67,6 +70,7 @@ def adapt(model: Qwen3ASRForTokenClassification) -> Aligner:
     """Turn a transformers model into an :class:`Aligner` in place; weights and names stay."""
     model.__class__ = Aligner
     batch_windows(model.model.audio_tower)
+    split_samples(model.model.language_model)
     return model
 
 

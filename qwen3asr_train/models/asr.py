@@ -16,6 +16,7 @@ from transformers import (
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
 from qwen3asr_train.models.folder import opening, save_as
 from qwen3asr_train.models.head import TargetHead
+from qwen3asr_train.models.packed import sample_lengths, split_samples
 from qwen3asr_train.objectives.ctc import packed_ctc, transcripts, unpacked
 
 log = logging.getLogger(__name__)
@@ -58,9 +59,10 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         ``with_ctc``: also return :meth:`ctc_loss` of the same audio, else None.
         """
         audio = self.encode_audio(batch)
-        hidden = self.model.language_model(inputs_embeds=self.embed(batch["input_ids"], audio),
-                                           position_ids=batch.get("position_ids"),
-                                           use_cache=False).last_hidden_state
+        places = batch.get("position_ids")
+        hidden = self.model.language_model(
+            inputs_embeds=self.embed(batch["input_ids"], audio), position_ids=places,
+            use_cache=False, **sample_lengths(self.model.language_model, places)).last_hidden_state
         labels = batch["labels"][:, 1:]
         is_target = labels != -100
         loss = self.lm_head(hidden[:, :-1][is_target], labels[is_target])
@@ -117,6 +119,7 @@ def adapt(model: Qwen3ASRForConditionalGeneration) -> Recogniser:
     model.__class__ = Recogniser
     model.lm_head.__class__ = TargetHead
     batch_windows(model.model.audio_tower)
+    split_samples(model.model.language_model)
     # padding is CTC's blank, and so among text in place of audio; real padding reaches no target
     model.model.language_model.embed_tokens.padding_idx = None
     return model

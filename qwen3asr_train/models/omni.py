@@ -26,6 +26,7 @@ from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.encoder import batch_windows
 from qwen3asr_train.models.head import TargetHead
+from qwen3asr_train.models.packed import sample_lengths, split_samples
 from qwen3asr_train.models.tokenizer import add_vision_tokens
 from qwen3asr_train.objectives.ctc import packed_ctc
 
@@ -104,7 +105,8 @@ class OmniModel(asr.Recogniser):
         A label lies at its own token; the state before it, of the same sample, predicts it (the
         first token of a sample is never a target).
         """
-        hidden, audio = self.read(batch, use_cache=False)
+        hidden, audio = self.read(batch, use_cache=False, **sample_lengths(
+            self.model.language_model, batch["position_ids"][0]))
         labels = batch["labels"][:, 1:]
         is_target = labels != -100
         loss = self.lm_head(hidden[:, :-1][is_target], labels[is_target])
@@ -219,6 +221,7 @@ def adapt(model: OmniModel) -> OmniModel:
     """Batched encoder windows and a head that computes its targets' loss."""
     model.lm_head.__class__ = TargetHead
     batch_windows(model.model.audio_tower)
+    split_samples(model.model.language_model)
     return model
 
 

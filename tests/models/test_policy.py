@@ -1,5 +1,7 @@
 """Shared prompts against rows of their own, and sampling against the plain way."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -35,6 +37,7 @@ def answers(processor):
 def log_probs_of(model, prompt, answer, example, temperature):
     """One answer to one utterance, in a row of its own."""
     alone = collate([example], 0)
+    alone["input_features"] = alone["input_features"].to(model.dtype)
     embeddings = torch.cat([model.embed(torch.tensor([prompt]), model.encode_audio(alone)),
                             model.model.language_model.embed_tokens(torch.tensor([answer]))], 1)
     hidden = model.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
@@ -44,8 +47,10 @@ def log_probs_of(model, prompt, answer, example, temperature):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.8])
 def test_packed_rows_equal_rows_of_their_own(model, examples, batch, answers, temperature):
+    model = deepcopy(model).double()  # some gradients, as of a bias of keys, are all rounding
     packed = pack([e.prompt for e in examples], answers, 0) | {
-        name: batch[name] for name in ("input_features", "chunk_lengths", "clip_chunks")}
+        "input_features": batch["input_features"].double(), "chunk_lengths": batch["chunk_lengths"],
+        "clip_chunks": batch["clip_chunks"]}
     weights = torch.randn(len(packed["targets"]), generator=torch.Generator().manual_seed(0))
     results = []
     for way in ("packed", "apart"):
@@ -63,7 +68,7 @@ def test_packed_rows_equal_rows_of_their_own(model, examples, batch, answers, te
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert our_grads.keys() == their_grads.keys()
     for name, grad in our_grads.items():
-        assert (grad - their_grads[name]).norm() <= 1e-5 * their_grads[name].norm() + 1e-6, name
+        assert (grad - their_grads[name]).norm() <= 1e-5 * their_grads[name].norm() + 1e-9, name
 
 
 def test_sampling_inverts_the_distribution_token_by_token(model, examples, batch):
