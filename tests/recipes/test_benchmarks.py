@@ -111,3 +111,12 @@ def test_alignment(tmp_path):
     assert [row["batch"] for row in rows["align"]] == [1, 3]
     assert rows["align"][0]["same_words"] == 1.0  # of one clip alone; in a batch features leak
     assert rows["repair"]["ours_seconds"] < 0.05
+
+
+def test_packed_rows(tmp_path):
+    figures = tmp_path / "x.json"
+    subprocess.run([sys.executable, str(RECIPES / "packed.py"), "--length", "300", "--repeats", "1",
+                    "--json", str(figures)], check=True, capture_output=True, timeout=120)
+    result = json.loads(figures.read_text())
+    assert result["samples"] == 4 and result["ratio"] > 0
+    assert result["difference"] < 1e-4 and result["gradient_difference"] < 1e-4
