@@ -186,7 +186,7 @@ def _filled(template: str, record: Mapping) -> str:
 
 
 def pad_positions(positions: Sequence[Tensor], length: int) -> Tensor:
-    """Positions ``(4, n)`` of a row's samples, one after the other, to ``(4, length)``; a padded
-    place begins a sample of its own."""
-    joined = torch.cat([*positions, torch.zeros(4, 0)], 1)
-    return torch.nn.functional.pad(joined, (0, length - joined.shape[1]))
+    """Positions ``(4, n)`` of a row's samples, one after the other, to ``(4, length)``; the padding
+    is a sample of its own."""
+    padded = length - sum(part.shape[1] for part in positions)
+    return torch.cat([*positions, torch.arange(float(padded)).expand(4, -1)], 1)

@@ -20,7 +20,7 @@ from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
 from qwen3asr_train.models.folder import opening, save_as
-from qwen3asr_train.models.packed import sample_lengths, split_samples
+from qwen3asr_train.models.packed import of_samples, split_samples
 
 ARCHITECTURE = "Qwen3ASRForTokenClassification"
 
@@ -61,8 +61,7 @@ class Aligner(Qwen3ASRForTokenClassification):
         positions = batch.get("position_ids")
         hidden = self.model.language_model(
             inputs_embeds=embeddings.masked_scatter(places, audio), position_ids=positions,
-            use_cache=False,
-            **sample_lengths(self.model.language_model, positions)).last_hidden_state
+            use_cache=False, **of_samples(self.model.language_model, positions)).last_hidden_state
         return self.score(self.dropout(hidden[slots]))
 
 

@@ -16,7 +16,7 @@ from transformers import (
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
 from qwen3asr_train.models.folder import opening, save_as
 from qwen3asr_train.models.head import TargetHead
-from qwen3asr_train.models.packed import sample_lengths, split_samples
+from qwen3asr_train.models.packed import of_samples, sample_lengths, split_samples
 from qwen3asr_train.objectives.ctc import packed_ctc, transcripts, unpacked
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         places = batch.get("position_ids")
         hidden = self.model.language_model(
             inputs_embeds=self.embed(batch["input_ids"], audio), position_ids=places,
-            use_cache=False, **sample_lengths(self.model.language_model, places)).last_hidden_state
+            use_cache=False, **of_samples(self.model.language_model, places)).last_hidden_state
         labels = batch["labels"][:, 1:]
         is_target = labels != -100
         loss = self.lm_head(hidden[:, :-1][is_target], labels[is_target])
@@ -78,7 +78,7 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         """
         ids, labels = batch["input_ids"], batch["labels"]
         if "position_ids" in batch:
-            ids, labels = unpacked(ids, labels, batch["position_ids"])
+            ids, labels = unpacked(ids, labels, sample_lengths(batch["position_ids"]))
         targets = transcripts(ids, labels, self.config.asr_text_token_id,
                               self.config.eos_token_id[-1])
         lengths = (ids == self.config.audio_token_id).sum(1)

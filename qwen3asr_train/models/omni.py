@@ -26,7 +26,7 @@ from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.encoder import batch_windows
 from qwen3asr_train.models.head import TargetHead
-from qwen3asr_train.models.packed import sample_lengths, split_samples
+from qwen3asr_train.models.packed import of_samples, split_samples
 from qwen3asr_train.models.tokenizer import add_vision_tokens
 from qwen3asr_train.objectives.ctc import packed_ctc
 
@@ -105,7 +105,7 @@ class OmniModel(asr.Recogniser):
         A label lies at its own token; the state before it, of the same sample, predicts it (the
         first token of a sample is never a target).
         """
-        hidden, audio = self.read(batch, use_cache=False, **sample_lengths(
+        hidden, audio = self.read(batch, use_cache=False, **of_samples(
             self.model.language_model, batch["position_ids"][0]))
         labels = batch["labels"][:, 1:]
         is_target = labels != -100

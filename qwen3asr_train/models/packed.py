@@ -16,28 +16,30 @@ _NAME = "sdpa_of_samples"
 
 
 def split_samples(language_model: nn.Module) -> None:
-    """Let a transformers language model with ``sdpa`` take what :func:`sample_lengths` makes."""
+    """Let a transformers language model with ``sdpa`` take what :func:`of_samples` makes."""
     if language_model.config._attn_implementation == "sdpa":
         language_model.config._attn_implementation = _NAME
 
 
-def sample_lengths(language_model: nn.Module, places: Tensor | None) -> dict:
+def sample_lengths(places: Tensor) -> list[int]:
+    """Tokens of each sample, row by row; ``places`` ``(rows, length)``: of each token within its
+    sample. A row's padding counts as one, which no target sees."""
+    begins = (places.flatten() == 0).nonzero().squeeze(1)
+    return torch.diff(begins, append=begins.new_tensor([places.numel()])).tolist()
+
+
+def of_samples(language_model: nn.Module, places: Tensor | None) -> dict:
     """Arguments of the language model's ``forward`` for rows of several samples.
 
-    ``places`` ``(rows, length)``: of each token within its sample; None, or rows of a single
-    sample, or another device or kind of attention than :func:`split_samples` is for: no arguments.
-    Padding, each token at place 0, becomes one sample, which no target sees.
+    ``places`` as :func:`sample_lengths` takes them; None, or rows of a single sample, or another
+    device or kind of attention than :func:`split_samples` is for: no arguments.
     """
     if places is None or places.device.type != "cpu" \
             or language_model.config._attn_implementation != _NAME:
         return {}
-    begins = places == 0
-    begins[:, 1:] &= places[:, :-1] != 0  # padding begins once
-    begins[:, 0] = True
-    starts = begins.flatten().nonzero().squeeze(1)
-    if len(starts) == len(places):
+    lengths = sample_lengths(places)
+    if len(lengths) == len(places):
         return {}
-    lengths = torch.diff(starts, append=starts.new_tensor([places.numel()])).tolist()
     # transformers takes a mask of four axes as it is; it is not looked at
     return {"sample_lengths": lengths,
             "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool)}

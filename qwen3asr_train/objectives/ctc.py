@@ -18,12 +18,10 @@ def transcripts(input_ids: Tensor, labels: Tensor, marker: int, end: int) -> lis
         input_ids, is_text, is_marker.any(1).tolist(), strict=True)]
 
 
-def unpacked(input_ids: Tensor, labels: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and labels ``(samples, longest)`` of the samples that share rows ``(rows, length)``, each
-    beginning where its ``position_ids`` are 0; padded with ids and labels of -100."""
-    begins = (position_ids.flatten() == 0).nonzero().squeeze(1)
-    sizes = torch.diff(begins, append=begins.new_tensor([position_ids.numel()])).tolist()
-    ids, labels = (pad_sequence(torch.split(rows.flatten(), sizes), batch_first=True,
+def unpacked(input_ids: Tensor, labels: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    """Ids and labels ``(samples, longest)`` of the samples that share rows ``(rows, length)``, of
+    ``lengths`` row by row; padded with ids and labels of -100."""
+    ids, labels = (pad_sequence(torch.split(rows.flatten(), lengths), batch_first=True,
                                 padding_value=-100) for rows in (input_ids, labels))
     return ids, labels
 

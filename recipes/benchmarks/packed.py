@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3Model
 
-from qwen3asr_train.models.packed import sample_lengths, split_samples
+from qwen3asr_train.models.packed import of_samples, sample_lengths, split_samples
 
 SIZES = dict(vocab_size=1024, hidden_size=144, intermediate_size=432, num_hidden_layers=4,
              num_attention_heads=4, num_key_value_heads=2, head_dim=36, initializer_range=0.08)
@@ -45,7 +45,7 @@ def measure(model: Qwen3Model, embeddings: Tensor, weights: Tensor, places: Tens
         model.zero_grad()
         start = time.perf_counter()
         hidden = model(inputs_embeds=embeddings, position_ids=places, use_cache=False,
-                       **sample_lengths(model, places)).last_hidden_state
+                       **of_samples(model, places)).last_hidden_state
         (hidden * weights).mean().backward()
         seconds.append(time.perf_counter() - start)
     return median(seconds[1:]), hidden.detach(), model.layers[0].self_attn.q_proj.weight.grad
@@ -66,7 +66,7 @@ def main() -> None:
     inputs = embeddings, weights, places, options.repeats
     slow, expected, expected_gradient = measure(theirs, *inputs)
     fast, found, gradient = measure(ours, *inputs)
-    figures = {"samples": int((places == 0).sum()), "tokens": options.length,
+    figures = {"samples": len(sample_lengths(places)), "tokens": options.length,
                "masked_seconds": slow, "split_seconds": fast, "ratio": slow / fast,
                "difference": float((found - expected).abs().max()),
                "gradient_difference": float((gradient - expected_gradient).norm()
