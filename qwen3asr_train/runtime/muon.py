@@ -50,8 +50,8 @@ class _Muon(torch.optim.Muon):
     """torch's, with :func:`orthogonalised`."""
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
-        """One step of the matrices that have a gradient; ``closure`` is not called."""
+    def step(self) -> None:
+        """One step of the matrices that have a gradient."""
         for group in self.param_groups:
             parameters, gradients, momenta = [], [], []
             self._init_group(group, parameters, gradients, momenta)
@@ -88,7 +88,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             groups = [group for group in ours if group["muon"] is muon]
             if not groups:
                 continue
-            part = (_Muon(groups, adjust_lr_fn="match_rms_adamw") if muon else
+            part = (_Muon(groups) if muon else
                     torch.optim.AdamW(groups, betas=self._betas, fused=True))
             part.param_groups, part.state = groups, self.state
             parts.append(part)

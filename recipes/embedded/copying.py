@@ -38,12 +38,12 @@ def conditions() -> dict[str, Context]:
 
 def is_name(prompts: PromptBuilder, record: dict, target: list[int]) -> list[bool]:
     """For each token of an answer whether it is of a name."""
-    places, ids = set(), list(target)
+    places = set()
     for name in record["entities"]:
         for spelled in (f" {name}", name):
             wanted = prompts.answer(spelled)[:-1]
-            for start in range(len(ids) - len(wanted) + 1):
-                if ids[start:start + len(wanted)] == wanted:
+            for start in range(len(target) - len(wanted) + 1):
+                if target[start:start + len(wanted)] == wanted:
                     places.update(range(start, start + len(wanted)))
     return [place in places for place in range(len(target))]
 
@@ -73,10 +73,10 @@ def main() -> None:
     prompts = PromptBuilder(processor.tokenizer)
     corpus = Corpus(languages=named_languages(), entity_share=1.0,
                     text_share=0.0 if options.audio else 1.0)
-    samples = [make_sample(corpus, "test", number) for number in range(options.clips)]
-    records = [record for _, record, _ in samples if record.get("entities")]
-    clips = [payload and features.log_mel(decode(payload, name=key))
-             for key, record, payload in samples if record.get("entities")]
+    samples = [sample for number in range(options.clips)
+               if (sample := make_sample(corpus, "test", number))[1].get("entities")]
+    records = [record for _, record, _ in samples]
+    clips = [payload and features.log_mel(decode(payload, name=key)) for key, _, payload in samples]
     table = EntityTable([(r["text"], r["entities"]) for r in records], rare_share=0.0)
     print(f"{len(records)} sentences{'':<10} names  other tokens")
     for title, context in conditions().items():
