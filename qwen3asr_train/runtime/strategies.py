@@ -47,6 +47,11 @@ class ZeroStrategy(DeepSpeedStrategy):
         if isinstance(self.accelerator, CPUAccelerator):
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
             self._process_group_backend = "gloo"
+            from deepspeed.ops import __compatible_ops__
+
+            # Else DeepSpeed compiles its shared-memory all-reduce here, under a lock file that a
+            # killed process leaves behind and every later one would wait for. Gloo does as well.
+            __compatible_ops__["deepspeed_shm_comm"] = False
         super()._init_deepspeed_distributed()
 
     def teardown(self) -> None:

@@ -103,8 +103,13 @@ TWENTY = ["trainer.max_steps=20", "trainer.validate_every=10", "trainer.checkpoi
 @pytest.mark.parametrize(("strategy", "accumulate"), [
     ("ddp", 2), ("zero1", 1), ("zero2", 3), ("zero3", 1)])
 def test_two_processes_train_as_one(command_line, one_process, tmp_path, strategy, accumulate):
+    """Also without a compiler, and beside the build folder of a process that was killed in it."""
+    built = tmp_path / "extensions" / "deepspeed_shm_comm"
+    built.mkdir(parents=True)
+    (built / "lock").touch()
     command_line("stage=sft", f"run_dir={tmp_path}", *TWENTY, f"strategy={strategy}",
-                 "strategy.devices=2", f"trainer.accumulate={accumulate}")
+                 "strategy.devices=2", f"trainer.accumulate={accumulate}",
+                 TORCH_EXTENSIONS_DIR=str(built.parent), CXX="/no/compiler")
     expected, found = losses(one_process), losses(tmp_path)
     assert sorted(found) == list(range(1, 21))
     for step, loss in expected.items():
