@@ -44,15 +44,14 @@ from qwen3asr_train.data.plan import sample_rng, sample_seed
 from qwen3asr_train.data.shards import ShardWriter, read_summary
 from qwen3asr_train.errors import DataError, UserError
 
-VERSION = 7
+VERSION = 8
 """Part of the hash: raise it when the same config would make other samples."""
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT_SHARE = 0.2  # of the sentences; a third of them for validation
 _SHARD_SAMPLES = 250
 _LETTER_SECONDS = (0.06, 0.25)  # of a letter and of a hanzi: text lies among speech of its length
-_TEXT_WORDS = (2, 8)  # of a sample of text
-_TEXT_NAMES = 0.6  # share of names among the words behind the first
+_TEXT_NAMES = 0.9  # share of names among the words behind the first
 _SOUND_SECONDS = (0.6, 3.0)
 _BABBLE_SHARE = 0.1  # of the sounds: many voices at once
 _BABBLE_VOICES = (6, 10)
@@ -73,12 +72,15 @@ class Corpus:
     conversation_share: float = 0.0
     entity_share: float = 0.0
     text_share: float = 0.0
+    text_words: tuple[int, int] = (2, 3)
     joined_clips: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.sentences[0] <= self.sentences[1]:
             raise UserError(f"data.corpus.sentences={list(self.sentences)}: fewest and most")
+        if not 1 <= self.text_words[0] <= self.text_words[1]:
+            raise UserError(f"data.corpus.text_words={list(self.text_words)}: fewest and most")
         if not 0 <= self.pause_seconds[0] <= self.pause_seconds[1]:
             raise UserError(f"data.corpus.pause_seconds={list(self.pause_seconds)}: shortest and "
                             "longest")
@@ -232,7 +234,7 @@ def _text(corpus: Corpus, split: str, language: str, rng: np.random.Generator) -
     words = _words(language)
     named = corpus.entity_share > 0 and language in named_languages()
     names, written, said = [], [], []
-    for _ in range(int(rng.integers(_TEXT_WORDS[0], _TEXT_WORDS[1] + 1))):
+    for _ in range(int(rng.integers(corpus.text_words[0], corpus.text_words[1] + 1))):
         if named and written and rng.random() < _TEXT_NAMES:  # not first, as in sentences
             names.append(draw_spelled(language, split, rng))
             written.append(names[-1].entity)
@@ -368,6 +370,8 @@ def main() -> int:
                         help="of the speech: a name of several spellings, listed in `entities`")
     parser.add_argument("--text-share", type=float, default=0.0, metavar="SHARE",
                         help="of the samples: text alone, with words in place of audio")
+    parser.add_argument("--text-words", type=int, nargs=2, default=Corpus.text_words, metavar="N",
+                        help="in a sample of text, fewest and most (default: 2 3)")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args())
     folder = options.pop("out")

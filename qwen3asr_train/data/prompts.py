@@ -8,13 +8,10 @@
 import re
 from functools import cached_property
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from qwen3asr_train.data.plan import sample_seed
 from qwen3asr_train.errors import DataError
 
-_MOST_BLANKS = 5  # behind a token of text: a word lasts about four audio tokens
 _CONTROL = re.compile(r"<\|[a-z_]+\|>|<asr_text>|<timestamp>")
 
 
@@ -49,16 +46,10 @@ class PromptBuilder:
         return head + [self._audio_pad] * audio_tokens + tail
 
     def written_prompt(self, spoken: str, context: str = "") -> list[int]:
-        """Ids of a prompt with words in place of audio, as CTC would write them: behind each token
-        so many of padding, CTC's blank, as audio might have. How many follows from the text."""
+        """Ids of a prompt with words in place of audio."""
         refuse_control_tokens(context, "context")
         refuse_control_tokens(spoken, "spoken")
-        ids = self._ids(spoken)
-        rng = np.random.default_rng(sample_seed(0, 0, spoken))
-        blanks = rng.integers(0, _MOST_BLANKS, size=len(ids), endpoint=True).tolist()
-        heard = [i for token, count in zip(ids, blanks, strict=True)
-                 for i in (token, *[self.pad_id] * count)]
-        return self._head(context) + heard + self._tail_without_question
+        return self._head(context) + self._ids(spoken) + self._tail_without_question
 
     def target(self, text: str, language: str | None) -> list[int]:
         """Ids of the answer with its ``<|im_end|>``. DataError for control tokens in the text."""

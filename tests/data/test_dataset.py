@@ -167,7 +167,7 @@ def test_a_sample_without_audio_is_refused(tokenizer, tmp_path):
     assert json.dumps(entries[0])  # entries are plain
 
 
-def test_text_alone_stands_where_audio_would_with_blanks_between(tokenizer, tmp_path):
+def test_text_alone_stands_where_audio_would(tokenizer, tmp_path):
     with ShardWriter(tmp_path) as writer:
         writer.write("t", {"text": "turn on", "spoken": "the light", "task": "text",
                            "language": "English", "context": "turn", "duration": 1.0})
@@ -175,16 +175,10 @@ def test_text_alone_stands_where_audio_would_with_blanks_between(tokenizer, tmp_
     dataset = SpeechDataset(PromptBuilder(tokenizer), with_prompts=True)
     batch = dataset[cell]["inputs"]
     ids = batch["input_ids"][0]
-    spoken = tokenizer.decode(ids[ids != tokenizer.pad_token_id])
-    assert spoken == (
+    assert tokenizer.decode(ids) == (
         "<|im_start|>system\nturn<|im_end|>\n<|im_start|>user\n<|audio_start|>the light"
         "<|audio_end|><|im_end|>\n<|im_start|>assistant\n"
         "language English<asr_text>turn on<|im_end|>")
-    begin, end = (ids.tolist().index(tokenizer.convert_tokens_to_ids(mark))
-                  for mark in ("<|audio_start|>", "<|audio_end|>"))
-    blank = ids == tokenizer.pad_token_id
-    assert blank.any() and not blank[:begin].any() and not blank[end:].any()
-    assert torch.equal(dataset[cell]["inputs"]["input_ids"][0], ids)
     labels = batch["labels"][0]
     assert tokenizer.decode(labels[labels != -100]) == "language English<asr_text>turn on<|im_end|>"
     assert batch["clip_chunks"].tolist() == [0, 1]  # silence beyond the last, used nowhere

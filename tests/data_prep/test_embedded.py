@@ -82,6 +82,7 @@ def test_text_alone_has_names_as_they_are_said():
                  for part in name.split()}
         written, said = record["text"].split(), record["spoken"].split()
         assert written[0] == said[0] in vocabulary(record["language"])
+        assert 1 < len(said) < 6  # two or three, names of up to two parts
         assert all(a == b if a in vocabulary(record["language"]) else {a, b} <= names
                    for a, b in zip(written, said, strict=True))
         held.add((record["language"], bool(names)))
