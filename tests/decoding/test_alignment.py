@@ -11,14 +11,8 @@ from qwen3asr_train.decoding.alignment_long import cut_at_pauses
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import aligner, asr
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
+from tests.models.conftest import SIZES
 
-SIZES = {
-    "audio_config": dict(num_mel_bins=128, d_model=32, encoder_layers=2, encoder_attention_heads=2,
-                         encoder_ffn_dim=48, downsample_hidden_size=8, initializer_range=0.2),
-    "text_config": dict(hidden_size=40, intermediate_size=64, num_hidden_layers=2,
-                        num_attention_heads=4, num_key_value_heads=2, head_dim=12,
-                        tie_word_embeddings=True, initializer_range=0.2),
-}
 TEXTS = ["turn on the light, please.", "关上客厅的门。", "turn on. 关上 the light!"]
 
 

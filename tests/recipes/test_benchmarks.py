@@ -12,15 +12,9 @@ import torch
 from transformers import Qwen3ASRForConditionalGeneration
 
 from qwen3asr_train.models import asr
+from tests.models.conftest import SIZES
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "benchmarks"
-SIZES = {
-    "audio_config": dict(num_mel_bins=128, d_model=32, encoder_layers=2, encoder_attention_heads=2,
-                         encoder_ffn_dim=48, downsample_hidden_size=8, initializer_range=0.2),
-    "text_config": dict(hidden_size=40, intermediate_size=64, num_hidden_layers=2,
-                        num_attention_heads=4, num_key_value_heads=2, head_dim=12,
-                        tie_word_embeddings=True, initializer_range=0.2),
-}
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,9 @@ from qwen3asr_train.data.collate import Example
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
+from tests.models.conftest import SIZES
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "embedded" / "copying.py"
-SIZES = {
-    "audio_config": dict(num_mel_bins=128, d_model=32, encoder_layers=1, encoder_attention_heads=2,
-                         encoder_ffn_dim=48, downsample_hidden_size=8, initializer_range=0.2),
-    "text_config": dict(hidden_size=40, intermediate_size=64, num_hidden_layers=2,
-                        num_attention_heads=4, num_key_value_heads=2, head_dim=12,
-                        tie_word_embeddings=True, initializer_range=0.2),
-}
 TEXTS = ["call Sara Smyth and Sara", "language English", "语言 请找于铭欣"] * 5
 
 
