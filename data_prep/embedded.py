@@ -77,10 +77,10 @@ class Corpus:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.sentences[0] <= self.sentences[1]:
-            raise UserError(f"data.corpus.sentences={list(self.sentences)}: fewest and most")
-        if not 1 <= self.text_words[0] <= self.text_words[1]:
-            raise UserError(f"data.corpus.text_words={list(self.text_words)}: fewest and most")
+        for name, (fewest, most) in (("sentences", self.sentences),
+                                     ("text_words", self.text_words)):
+            if not 1 <= fewest <= most:
+                raise UserError(f"data.corpus.{name}={[fewest, most]}: fewest and most")
         if not 0 <= self.pause_seconds[0] <= self.pause_seconds[1]:
             raise UserError(f"data.corpus.pause_seconds={list(self.pause_seconds)}: shortest and "
                             "longest")

@@ -144,6 +144,13 @@ def test_sounds_are_finite_of_the_length_asked_for_and_repeatable(kind):
         assert np.array_equal(waveform, again)
 
 
+@pytest.mark.parametrize("name", ["sentences", "text_words"])
+@pytest.mark.parametrize("lengths", [(0, 2), (3, 2)])
+def test_lengths_that_are_none_are_refused(name, lengths):
+    with pytest.raises(UserError, match=f"data.corpus.{name}="):
+        Corpus(**{name: lengths})
+
+
 def test_shares_beyond_one_are_refused():
     with pytest.raises(UserError, match="sound_share"):
         Corpus(sound_share=0.6, conversation_share=0.6)
