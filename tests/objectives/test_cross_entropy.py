@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3asr_train.objectives.cross_entropy import chunked_cross_entropy
-from qwen3asr_train.objectives.ctc import packed_ctc, transcripts
 
 
 @settings(max_examples=40, deadline=None)
@@ -46,32 +45,3 @@ def test_a_frozen_head_gets_no_gradient():
     weight = torch.randn(7, 4)
     chunked_cross_entropy(hidden, weight, torch.arange(5), 2).backward()
     assert hidden.grad is not None and weight.grad is None
-
-
-def test_packed_ctc_equals_torch_clip_by_clip():
-    torch.manual_seed(0)
-    lengths = [9, 4, 2, 30]
-    targets = [torch.tensor([1, 2, 2]), torch.tensor([3]), torch.tensor([1, 2, 3]),
-               torch.randint(1, 6, (8,))]  # the third does not fit into two frames
-    none = packed_ctc(torch.randn(3, 6), torch.tensor([3]), [None], blank=0)
-    assert none.item() == 0
-    logits = torch.randn(sum(lengths), 6, dtype=torch.float64)
-    found = packed_ctc(torch.cat([logits, torch.randn(3, 6, dtype=torch.float64)]),
-                       torch.tensor([*lengths, 3]), [*targets, None], blank=0)
-    expected = sum(
-        F.ctc_loss(part.log_softmax(-1)[:, None], target[None], [len(part)], [len(target)],
-                   reduction="sum", zero_infinity=True)
-        for part, target in zip(logits.split(lengths), targets, strict=True))
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_transcripts_are_what_stands_between_the_marker_and_the_end():
-    marker, end = 7, 9
-    ids = torch.tensor([[1, 2, marker, 4, 5, end, 0], [3, marker, end, 0, 0, 0, 0],
-                        [1, 4, 5, end, 0, 0, 0], [1, marker, 4, 5, end, 0, 0]])
-    labels = torch.where(ids > 0, ids, -100)
-    labels[:, 0] = -100
-    labels[3, :3] = -100
-    spoken, silent, question, end_of_one = transcripts(ids, labels, marker, end)
-    assert spoken.tolist() == [4, 5] and silent.tolist() == []
-    assert question is None and end_of_one is None
