@@ -2,7 +2,7 @@
 
 import os
 
-# torch then asks for huge pages for tensors above 2 MiB on CPU, instead of hundreds of page faults for each
+# on CPU torch then asks for huge pages for large tensors, not hundreds of page faults for each
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.1.0"

@@ -92,7 +92,7 @@ class AlignmentDataset(SpeechDataset):
         return {"inputs": inputs, "meta": meta}
 
     def _slot_rng(self, entry: Entry, epoch: int) -> np.random.Generator:
-        key = f"{entry.key}#{entry.copy}" if entry.copy else entry.key
+        key = entry.drawn_as
         return sample_rng(self.seed, epoch, f"{key}/slots")
 
     def _read(self, entry: Entry) -> tuple[dict, np.ndarray]:

@@ -14,7 +14,7 @@ IGNORE = -100
 
 class Example(NamedTuple):
     """One sample ready for a batch: features ``(frames, 128)``, prompt and target ids. Text alone
-    has no frames.
+    has no frames. ``written``: what stands before the next token in place of the target, as long.
 
     A tuple: Lightning's DeepSpeed strategy walks through batches and refuses frozen dataclasses.
     """
@@ -22,6 +22,7 @@ class Example(NamedTuple):
     features: Tensor
     prompt: list[int]
     target: list[int]
+    written: list[int] | None = None
 
     @property
     def length(self) -> int:
@@ -46,7 +47,8 @@ def collate(examples: list[Example], pad_id: int, rows: list[list[int]] | None =
     packed = [chunk(example.features) for line in lines for example in line]
     if not any(len(lengths) for _, lengths in packed):
         packed.append(chunk(torch.zeros(CHUNK_FRAMES, MEL_BINS)))
-    ids, is_token = _pad([[i for e in line for i in e.prompt + e.target] for line in lines], pad_id)
+    ids, is_token = _pad([[i for e in line for i in e.prompt + (e.written or e.target)]
+                           for line in lines], pad_id)
     labels = np.full_like(ids, IGNORE)
     positions = np.cumsum(is_token == 0, axis=1) - 1
     for row, line in enumerate(lines):

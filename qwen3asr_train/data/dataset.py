@@ -77,7 +77,8 @@ class SpeechDataset(Dataset):
             try:
                 sample = self.sample(entry, cell.epoch)
                 with naming(entry):
-                    examples.append(self._example(sample))
+                    example = self._example(sample)
+                examples.append(self._with_mistakes(example, entry, cell.epoch))
             except DataError as error:
                 skipped.append(str(error))
                 continue
@@ -109,7 +110,7 @@ class SpeechDataset(Dataset):
         Raises DataError, with the place, for what cannot be used.
         """
         record, waveform = self._read(entry)
-        key = f"{entry.key}#{entry.copy}" if entry.copy else entry.key
+        key = entry.drawn_as
         rng = sample_rng(self.seed, epoch, key)
         with naming(entry):
             if is_text(record):
@@ -183,6 +184,15 @@ class SpeechDataset(Dataset):
         if self.partial.on and not part.text:
             language = None  # cut before the first word
         return Example(mel, prompt, self.prompts.target(part.text, language))
+
+    def _with_mistakes(self, example: Example, entry: Entry, epoch: int) -> Example:
+        """Some tokens of the transcript, as what the next stands behind, are others."""
+        if self.prompts.marker not in example.target:
+            return example
+        written = self.partial.mistaken(
+            example.target, example.target.index(self.prompts.marker) + 1, self.prompts.words,
+            sample_rng(self.seed, epoch, f"{entry.drawn_as}/mistakes"))
+        return example._replace(written=written)
 
     def _blank(self) -> Example:
         mel = features.log_mel(np.zeros(features.MIN_SAMPLES, dtype=np.float32))

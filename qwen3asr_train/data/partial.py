@@ -3,6 +3,9 @@
 It hears the beginning of an utterance and must write no more than that (*prefix* samples), and it
 goes on from text that it wrote before, whose last tokens it has taken back and whose last word may
 be wrong (*continuation* samples). Word times say what has been said when.
+
+Any word that it wrote may be wrong, and the next has to be found all the same: in training it only
+meets right ones, unless tokens of what is written are exchanged.
 """
 
 from dataclasses import dataclass
@@ -18,6 +21,8 @@ class Partial:
     of all samples begin their answer with what was written before: the words until
     ``chunk_seconds`` before the end of the audio, without the last ``fallback_words``.
     ``wrong_share`` of these have their last word dropped, doubled or replaced.
+    ``wrong_token_share``: of an answer's tokens, those that others stand in place of when the next
+    is to be told (a simple stand-in for scheduled sampling, Bengio et al. 2015).
     """
 
     prefix_share: float = 0.0
@@ -25,6 +30,7 @@ class Partial:
     wrong_share: float = 0.1
     chunk_seconds: float = 2.0
     fallback_words: int = 3
+    wrong_token_share: float = 0.0
 
     @property
     def on(self) -> bool:
@@ -47,6 +53,16 @@ class Partial:
                 written = self._written(record["text"], spans[:len(known)], rng)
                 text = record["text"][known[-1]:len(text)]
         return Part(heard, written, text)
+
+    def mistaken(self, target: list[int], first: int, others: int, rng: np.random.Generator
+                 ) -> list[int] | None:
+        """A target with some tokens from ``first`` on, but the last, exchanged for any of the first
+        ``others`` of the vocabulary; None where tokens stay as they are."""
+        if not self.wrong_token_share:
+            return None
+        is_wrong = rng.random(len(target)) < self.wrong_token_share
+        is_wrong[:first] = is_wrong[-1:] = False
+        return np.where(is_wrong, rng.integers(others, size=len(target)), target).tolist()
 
     def _written(self, text: str, spans: list[tuple[int, int, float]], rng: np.random.Generator
                  ) -> str:

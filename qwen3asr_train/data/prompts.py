@@ -23,6 +23,9 @@ class PromptBuilder:
         self._audio_pad = tokenizer.convert_tokens_to_ids("<|audio_pad|>")
         self._head_without_context, self._tail_without_question = self._head(""), self._tail("")
         self.pad_id = tokenizer.pad_token_id
+        self.marker = tokenizer.convert_tokens_to_ids("<asr_text>")
+        self.words = tokenizer.vocab_size
+        """Tokens before the added ones, which are control tokens."""
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]

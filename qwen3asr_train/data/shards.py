@@ -50,6 +50,11 @@ class Entry(NamedTuple):
         """``shard:key``, what error messages call this sample."""
         return f"{self.shard}:{self.key}"
 
+    @property
+    def drawn_as(self) -> str:
+        """What its random draws follow from: each of its repetitions has its own."""
+        return f"{self.key}#{self.copy}" if self.copy else self.key
+
 
 @dataclass(frozen=True)
 class ShardSummary:

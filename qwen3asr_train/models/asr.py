@@ -79,7 +79,7 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         ids, labels = batch["input_ids"], batch["labels"]
         if "position_ids" in batch:
             ids, labels = unpacked(ids, labels, sample_lengths(batch["position_ids"]))
-        targets = transcripts(ids, labels, self.config.asr_text_token_id,
+        targets = transcripts(labels, self.config.asr_text_token_id,
                               self.config.eos_token_id[-1])
         lengths = (ids == self.config.audio_token_id).sum(1)
         if not lengths.any():  # text alone

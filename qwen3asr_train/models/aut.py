@@ -64,7 +64,7 @@ class AuT(nn.Module):
         loss = self.decoder.head(hidden[:, :-1][is_target], labels[is_target])
         if not with_ctc:
             return loss, None
-        targets = transcripts(batch["input_ids"], batch["labels"], self.marker_id, self.end_ids[-1])
+        targets = transcripts(batch["labels"], self.marker_id, self.end_ids[-1])
         return loss, packed_ctc(self.ctc_head(tokens), lengths, targets, blank=self.blank_id)
 
     def greedy(self, batch: dict[str, Tensor], max_new_tokens: int, synced: bool = False

@@ -9,16 +9,16 @@ _ROWS = 1024
 """Rows of logits that exist in float32 at one time."""
 
 
-def transcripts(input_ids: Tensor, labels: Tensor, marker: int, end: int) -> list[Tensor | None]:
+def transcripts(labels: Tensor, marker: int, end: int) -> list[Tensor | None]:
     """The ids of what is said in each clip: targets between ``marker`` and ``end``.
 
-    ``input_ids``, ``labels`` ``(clips, length)``, labels -100 where there is no target. None for a
-    clip whose target has no marker: it is no transcript, or only the end of one.
+    ``labels`` ``(clips, length)``, -100 where there is no target. None for a clip whose target has
+    no marker: it is no transcript, or only the end of one.
     """
     is_marker = labels == marker
     is_text = (is_marker.cumsum(1) - is_marker.long() > 0) & (labels != -100) & (labels != end)
     return [row[mask] if found else None for row, mask, found in zip(
-        input_ids, is_text, is_marker.any(1).tolist(), strict=True)]
+        labels, is_text, is_marker.any(1).tolist(), strict=True)]
 
 
 def unpacked(input_ids: Tensor, labels: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:

@@ -209,3 +209,20 @@ def test_partial_samples_are_cut_and_continued(tmp_path):
         assert whole == expected and whole.endswith(answer)
         kinds.add((frames < 500, answer != whole))
     assert kinds == {(a, b) for a in (True, False) for b in (True, False)}
+
+
+def test_wrong_tokens_stand_before_the_right_next(entries, tokenizer):
+    prompts = PromptBuilder(tokenizer)
+    plain = SpeechDataset(prompts)
+    wrong = SpeechDataset(prompts, partial=Partial(wrong_token_share=0.4))
+    cell = Cell(0, 3, tuple(entries[:20]))
+    batch, expected = wrong[cell]["inputs"], plain[cell]["inputs"]
+    assert torch.equal(batch["labels"], expected["labels"])
+    assert torch.equal(batch["input_ids"], wrong[cell]["inputs"]["input_ids"])
+    labels, end = expected["labels"], prompts.answer("")[-1]
+    behind = (labels == prompts.marker).cumsum(1).bool() & (labels >= 0)
+    may_change = behind & (labels != prompts.marker) & (labels != end)
+    changed = batch["input_ids"] != expected["input_ids"]
+    assert not (changed & ~may_change).any()
+    assert 0.2 < changed.sum() / may_change.sum() < 0.6
+    assert batch["input_ids"][changed].max() < tokenizer.vocab_size

@@ -67,6 +67,6 @@ def test_transcripts_are_what_stands_between_the_marker_and_the_end():
     labels = torch.where(ids > 0, ids, -100)
     labels[:, 0] = -100
     labels[3, :3] = -100
-    spoken, silent, question, end_of_one = transcripts(ids, labels, marker, end)
+    spoken, silent, question, end_of_one = transcripts(labels, marker, end)
     assert spoken.tolist() == [4, 5] and silent.tolist() == []
     assert question is None and end_of_one is None
