@@ -73,7 +73,8 @@ class SpeechData(lightning.LightningDataModule):
             self._prompts, **self._drawn(), contexts=self._contexts,
             questions=Questions(stage.questions.share,
                                 OmegaConf.to_container(stage.questions.ways)),
-            partial=Partial(**stage.partial))
+            partial=Partial(**stage.partial),
+            text_blanks=stage.get("text_blanks", 0))  # not every stage reads text in place of audio
 
     def _validation_dataset(self) -> SpeechDataset:
         return SpeechDataset(self._prompts, with_prompts=True)
