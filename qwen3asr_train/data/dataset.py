@@ -167,18 +167,17 @@ class SpeechDataset(Dataset):
         return concatenate(samples, rng, self.joiner.options.pause_seconds)
 
     def _example(self, sample: Sample) -> Example:
-        mel, part = sample.features, sample.part
+        mel, part, language = sample.features, sample.part, sample.record.get("language")
         if is_text(sample.record):
             prompt = self.prompts.written_prompt(sample.record["spoken"], sample.context.text,
                                                  self.text_blanks)
-            return Example(mel, prompt, self.prompts.target(part.text, sample.record.get("language")))
+            return Example(mel, prompt, self.prompts.target(part.text, language))
         tokens = features.audio_tokens(len(mel))
         if sample.question is not None:
             asked, answer = sample.question
             return Example(mel, self.prompts.prompt(tokens, question=asked),
                            self.prompts.answer(answer))
         prompt = self.prompts.prompt(tokens, sample.context.text)
-        language = sample.record.get("language")
         told = self.told_language(sample.record) if self.told_language else None
         if part.written or told:
             return Example(mel, prompt + self.prompts.prefill(told or language, part.written),

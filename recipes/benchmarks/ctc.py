@@ -4,8 +4,8 @@
 
 Loss and gradient of random logits of clips of 1 to 30 s, log-uniform in length, 12.5 tokens and 2.5
 words a second, for several vocabularies. The usual way pads the logits to the longest clip, takes
-``log_softmax`` and ``torch.nn.functional.ctc_loss``. Each measurement is a process of its own, which
-also says how much memory it added to the logits.
+``log_softmax`` and ``torch.nn.functional.ctc_loss``. Each measurement is a process of its own,
+which also says how much memory it added to the logits.
 """
 
 import argparse
