@@ -73,7 +73,6 @@ class Corpus:
     entity_share: float = 0.0
     text_share: float = 0.0
     text_words: tuple[int, int] = (2, 3)
-    text_sentence_share: float = 0.0
     joined_clips: int = 1
     seed: int = 0
 
@@ -92,9 +91,8 @@ class Corpus:
         if self.joined_clips < 1 or (self.joined_clips > 1 and self.text_share):
             raise UserError(f"data.corpus.joined_clips={self.joined_clips}: at least 1, "
                             "and 1 where there is text alone")
-        for name in ("entity_share", "text_sentence_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"data.corpus.{name}={getattr(self, name)}: between 0 and 1")
+        if not 0 <= self.entity_share <= 1:
+            raise UserError(f"data.corpus.entity_share={self.entity_share}: between 0 and 1")
         for kind, given, known in (("languages", self.languages, LANGUAGES),
                                    ("domains", self.domains, DOMAINS)):
             if not given or set(given) - set(known):
@@ -227,36 +225,8 @@ def _words(language: str) -> list[str]:
 
 
 def _text(corpus: Corpus, split: str, language: str, rng: np.random.Generator) -> dict:
-    """A sentence or words in any order, in place of audio; names of several spellings are there as
-    they are said."""
-    if rng.random() < corpus.text_sentence_share:
-        names, written, said = _sentence_words(corpus, split, language, rng)
-    else:
-        names, written, said = _any_words(corpus, split, language, rng)
-    joiner = LANGUAGES[language].joiner
-    spoken = joiner.join(said)
-    record = {"text": joiner.join(written), "spoken": spoken, "language": language, "task": "text",
-              "source": "embedded",
-              "duration": round(_LETTER_SECONDS[not LANGUAGES[language].spaced] * len(spoken), 4)}
-    if names:
-        record |= {"entities": list(dict.fromkeys(name.entity for name in names)),
-                   "meta": {"sounds_like": [other for name in names for other in name.others]}}
-    return record
-
-
-def _sentence_words(corpus: Corpus, split: str, language: str, rng: np.random.Generator
-                    ) -> tuple[list[SpelledSentence], list[str], list[str]]:
-    """The names of a sentence, and its text as it is written and said."""
-    spelled = draw_spelled(language, split, rng) if rng.random() < corpus.entity_share else None
-    if spelled is not None:
-        return [spelled], [spelled.text], [spelled.said]
-    text, _ = draw_sentence(language, split, corpus.domains, rng)
-    return [], [text], [text]
-
-
-def _any_words(corpus: Corpus, split: str, language: str, rng: np.random.Generator
-               ) -> tuple[list[SpelledSentence], list[str], list[str]]:
-    """Words in any order, with names among them if the speech has some.
+    """Words in any order, in place of audio; among them, if the speech has names of several
+    spellings, such names, which are there as they are said.
 
     Nothing but the place that one has come to in the input tells what comes next. So that is
     learned much sooner than from sentences, which can be guessed in part.
@@ -272,7 +242,15 @@ def _any_words(corpus: Corpus, split: str, language: str, rng: np.random.Generat
         else:
             written.append(str(rng.choice(words)))
             said.append(written[-1])
-    return names, written, said
+    joiner = LANGUAGES[language].joiner
+    spoken = joiner.join(said)
+    record = {"text": joiner.join(written), "spoken": spoken, "language": language, "task": "text",
+              "source": "embedded",
+              "duration": round(_LETTER_SECONDS[not LANGUAGES[language].spaced] * len(spoken), 4)}
+    if names:
+        record |= {"entities": list(dict.fromkeys(name.entity for name in names)),
+                   "meta": {"sounds_like": [other for name in names for other in name.others]}}
+    return record
 
 
 def _sound(corpus: Corpus, split: str, rng: np.random.Generator) -> tuple[dict, np.ndarray]:
@@ -394,8 +372,6 @@ def main() -> int:
                         help="of the samples: text alone, with words in place of audio")
     parser.add_argument("--text-words", type=int, nargs=2, default=Corpus.text_words, metavar="N",
                         help="in a sample of text, fewest and most (default: 2 3)")
-    parser.add_argument("--text-sentence-share", type=float, default=0.0, metavar="SHARE",
-                        help="of the text alone: sentences, not words in any order")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args())
     folder = options.pop("out")

@@ -52,8 +52,7 @@ class SpeechDataset(Dataset):
     ``layout``: which samples share a row of the language model; None: each has its own.
     ``with_prompts``: also what generation starts from; that ends with what ``told_language`` says
     of the record, if it says a language. ``with_examples``: ``meta`` also has the ``examples`` that
-    the batch was made of, to make others of them, and the ``waveforms``. ``text_blanks``: most of
-    CTC's blanks behind each token of text in place of audio.
+    the batch was made of, to make others of them, and the ``waveforms``.
     """
 
     def __init__(self, prompts: PromptBuilder, *, seed: int = 0,
@@ -62,14 +61,13 @@ class SpeechDataset(Dataset):
                  partial: Partial = WHOLE, joiner: Joiner | None = None,
                  windows: "Windows | None" = None, with_prompts: bool = False,
                  with_examples: bool = False,
-                 layout: Layout | None = None, text_blanks: int = 0,
+                 layout: Layout | None = None,
                  told_language: Callable[[dict], str | None] | None = None):
         self.prompts = prompts
         self.seed, self.augmentation = seed, augmentation
         self.with_prompts, self.with_examples = with_prompts, with_examples
         self.layout = layout
         self.questions, self.contexts, self.joiner = questions, contexts, joiner
-        self.text_blanks = text_blanks
         self.partial, self.windows, self.told_language = partial, windows, told_language
         self._reader = ShardReader()
 
@@ -167,17 +165,18 @@ class SpeechDataset(Dataset):
         return concatenate(samples, rng, self.joiner.options.pause_seconds)
 
     def _example(self, sample: Sample) -> Example:
-        mel, part, language = sample.features, sample.part, sample.record.get("language")
+        mel, part = sample.features, sample.part
         if is_text(sample.record):
-            prompt = self.prompts.written_prompt(sample.record["spoken"], sample.context.text,
-                                                 self.text_blanks)
-            return Example(mel, prompt, self.prompts.target(part.text, language))
+            return Example(mel, self.prompts.written_prompt(sample.record["spoken"],
+                                                            sample.context.text),
+                           self.prompts.target(part.text, sample.record.get("language")))
         tokens = features.audio_tokens(len(mel))
         if sample.question is not None:
             asked, answer = sample.question
             return Example(mel, self.prompts.prompt(tokens, question=asked),
                            self.prompts.answer(answer))
         prompt = self.prompts.prompt(tokens, sample.context.text)
+        language = sample.record.get("language")
         told = self.told_language(sample.record) if self.told_language else None
         if part.written or told:
             return Example(mel, prompt + self.prompts.prefill(told or language, part.written),

@@ -8,10 +8,8 @@
 import re
 from functools import cached_property
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from qwen3asr_train.data.plan import sample_seed
 from qwen3asr_train.errors import DataError
 
 _CONTROL = re.compile(r"<\|[a-z_]+\|>|<asr_text>|<timestamp>")
@@ -50,17 +48,11 @@ class PromptBuilder:
         tail = self._tail(question) if question else self._tail_without_question
         return head + [self._audio_pad] * audio_tokens + tail
 
-    def written_prompt(self, spoken: str, context: str = "", most_blanks: int = 0) -> list[int]:
-        """Ids of a prompt with words in place of audio, as CTC would write them: behind each token
-        up to ``most_blanks`` times padding, CTC's blank. How many follows from the text."""
+    def written_prompt(self, spoken: str, context: str = "") -> list[int]:
+        """Ids of a prompt with words in place of audio."""
         refuse_control_tokens(context, "context")
         refuse_control_tokens(spoken, "spoken")
-        ids = self._ids(spoken)
-        blanks = np.random.default_rng(sample_seed(0, 0, spoken)).integers(
-            0, most_blanks, size=len(ids), endpoint=True).tolist()
-        heard = [i for token, count in zip(ids, blanks, strict=True)
-                 for i in (token, *[self.pad_id] * count)]
-        return self._head(context) + heard + self._tail_without_question
+        return self._head(context) + self._ids(spoken) + self._tail_without_question
 
     def target(self, text: str, language: str | None) -> list[int]:
         """Ids of the answer with its ``<|im_end|>``. DataError for control tokens in the text."""

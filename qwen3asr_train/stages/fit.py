@@ -73,8 +73,7 @@ class SpeechData(lightning.LightningDataModule):
             self._prompts, **self._drawn(), contexts=self._contexts,
             questions=Questions(stage.questions.share,
                                 OmegaConf.to_container(stage.questions.ways)),
-            partial=Partial(**stage.partial),
-            text_blanks=stage.get("text_blanks", 0))  # not every stage reads text in place of audio
+            partial=Partial(**stage.partial))
 
     def _validation_dataset(self) -> SpeechDataset:
         return SpeechDataset(self._prompts, with_prompts=True)

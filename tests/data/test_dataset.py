@@ -167,25 +167,18 @@ def test_a_sample_without_audio_is_refused(tokenizer, tmp_path):
     assert json.dumps(entries[0])  # entries are plain
 
 
-@pytest.mark.parametrize("blanks", [0, 4])
-def test_text_alone_stands_where_audio_would(tokenizer, tmp_path, blanks):
+def test_text_alone_stands_where_audio_would(tokenizer, tmp_path):
     with ShardWriter(tmp_path) as writer:
         writer.write("t", {"text": "turn on", "spoken": "the light", "task": "text",
                            "language": "English", "context": "turn", "duration": 1.0})
     cell = Cell(0, 0, tuple(read_entries(writer.paths[0])))
-    dataset = SpeechDataset(PromptBuilder(tokenizer), with_prompts=True, text_blanks=blanks)
+    dataset = SpeechDataset(PromptBuilder(tokenizer), with_prompts=True)
     batch = dataset[cell]["inputs"]
     ids = batch["input_ids"][0]
-    is_blank = ids == tokenizer.pad_token_id
-    assert tokenizer.decode(ids[~is_blank]) == (
+    assert tokenizer.decode(ids) == (
         "<|im_start|>system\nturn<|im_end|>\n<|im_start|>user\n<|audio_start|>the light"
         "<|audio_end|><|im_end|>\n<|im_start|>assistant\n"
         "language English<asr_text>turn on<|im_end|>")
-    begin, end = (ids.tolist().index(tokenizer.convert_tokens_to_ids(mark))
-                  for mark in ("<|audio_start|>", "<|audio_end|>"))
-    assert is_blank.any() == (blanks > 0)
-    assert not is_blank[:begin].any() and not is_blank[end:].any()
-    assert torch.equal(dataset[cell]["inputs"]["input_ids"][0], ids)
     labels = batch["labels"][0]
     assert tokenizer.decode(labels[labels != -100]) == "language English<asr_text>turn on<|im_end|>"
     assert batch["clip_chunks"].tolist() == [0, 1]  # silence beyond the last, used nowhere

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.embedded import SPLITS, Corpus, make_sample, split_of, voices
+from data_prep.embedded import SPLITS, Corpus, make_sample, voices
 from data_prep.sentences import vocabulary
 from data_prep.sounds import KINDS, make_sound
 from qwen3asr_train.data.audio import decode
@@ -94,26 +94,6 @@ def test_text_alone_has_names_as_they_are_said():
     assert all(a == b for a, b in zip(plain, mixed, strict=True) if b["task"] == "asr")
 
 
-def test_text_alone_of_sentences_is_of_the_same_split_and_of_those_that_are_spoken():
-    corpus = Corpus(languages=("English", "Chinese"), text_share=1.0, text_sentence_share=1.0,
-                    entity_share=0.5)
-    named = set()
-    for number in range(40):
-        record = make_sample(corpus, "train", number)[1]
-        named.add("entities" in record)
-        if "entities" in record:
-            (entity,), others = record["entities"], record["meta"]["sounds_like"]
-            assert entity in record["text"]
-            assert record["spoken"] in {record["text"].replace(entity, other)
-                                        for other in (entity, *others)}
-        else:
-            assert record["spoken"] == record["text"] and split_of(record["text"]) == "train"
-    assert named == {True, False}
-    both = Corpus(text_share=1.0, text_sentence_share=0.5)
-    alike = [split_of(make_sample(both, "train", n)[1]["text"]) == "train" for n in range(60)]
-    assert 30 < sum(alike) < 60  # rows of words are of no split
-
-
 def test_a_name_of_all_its_parts_is_in_one_split_however_it_is_spelled():
     corpus = Corpus(entity_share=1.0)
     names = {split: {name for record, _ in samples(corpus, split, 60)
@@ -172,8 +152,6 @@ def test_lengths_that_are_none_are_refused(name, lengths):
 
 
 def test_shares_beyond_one_are_refused():
-    with pytest.raises(UserError, match="text_sentence_share="):
-        Corpus(text_sentence_share=1.5)
     with pytest.raises(UserError, match="sound_share"):
         Corpus(sound_share=0.6, conversation_share=0.6)
 
