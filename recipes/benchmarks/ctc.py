@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from qwen3asr_train.objectives.ctc import packed_ctc
 
-VOCABULARIES = (1024, 4096, 32_000, 151_936)
+VOCABULARIES = (1024, 4096, 32_000)
 MEBIBYTE = 1024  # of what getrusage counts in
 
 
