@@ -92,8 +92,7 @@ class AlignmentDataset(SpeechDataset):
         return {"inputs": inputs, "meta": meta}
 
     def _slot_rng(self, entry: Entry, epoch: int) -> np.random.Generator:
-        key = entry.drawn_as
-        return sample_rng(self.seed, epoch, f"{key}/slots")
+        return sample_rng(self.seed, epoch, f"{entry.drawn_as}/slots")
 
     def _read(self, entry: Entry) -> tuple[dict, np.ndarray]:
         record, waveform = super()._read(entry)

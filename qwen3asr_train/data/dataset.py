@@ -187,7 +187,7 @@ class SpeechDataset(Dataset):
 
     def _with_mistakes(self, example: Example, entry: Entry, epoch: int) -> Example:
         """Some tokens of the transcript, as what the next stands behind, are others."""
-        if self.prompts.marker not in example.target:
+        if not self.partial.wrong_token_share or self.prompts.marker not in example.target:
             return example
         written = self.partial.mistaken(
             example.target, example.target.index(self.prompts.marker) + 1, self.prompts.words,

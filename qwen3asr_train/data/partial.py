@@ -55,11 +55,9 @@ class Partial:
         return Part(heard, written, text)
 
     def mistaken(self, target: list[int], first: int, others: int, rng: np.random.Generator
-                 ) -> list[int] | None:
+                 ) -> list[int]:
         """A target with some tokens from ``first`` on, but the last, exchanged for any of the first
-        ``others`` of the vocabulary; None where tokens stay as they are."""
-        if not self.wrong_token_share:
-            return None
+        ``others`` of the vocabulary."""
         is_wrong = rng.random(len(target)) < self.wrong_token_share
         is_wrong[:first] = is_wrong[-1:] = False
         return np.where(is_wrong, rng.integers(others, size=len(target)), target).tolist()

@@ -41,14 +41,11 @@ def packed_ctc(logits: Tensor, lengths: Tensor, targets: list[Tensor | None], bl
     of all classes.
     """
     device = logits.device
-    longest = max((len(target) for target in targets if target is not None), default=0)
-    sizes = torch.tensor([0 if target is None else len(target) for target in targets],
-                         device=device)
+    empty = torch.empty(0, dtype=torch.long, device=device)
+    filled = [empty if target is None else target for target in targets]
+    sizes = torch.tensor([len(target) for target in filled], device=device)
     counts = torch.tensor([target is not None for target in targets], device=device)
-    ids = torch.full((len(targets), 1 + longest), blank, device=device)
-    for row, target in zip(ids, targets, strict=True):
-        if target is not None:
-            row[1:1 + len(target)] = target
+    ids = F.pad(pad_sequence(filled, batch_first=True, padding_value=blank), (1, 0), value=blank)
     return _PackedCTC.apply(logits, lengths, ids, sizes, counts)
 
 

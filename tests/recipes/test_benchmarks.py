@@ -75,6 +75,18 @@ def test_features_runs(tmp_path):
     assert result["max_difference"] < 1e-4 and result["speedup"] > 0
 
 
+def test_ctc_runs(tmp_path):
+    figures = tmp_path / "ctc.json"
+    done = subprocess.run(
+        [sys.executable, RECIPES / "ctc.py", "--clips", "3", "--rounds", "1",
+         "--vocabularies", "50", "--json", figures], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    row, = json.loads(figures.read_text())
+    for figure in ("loss", "gradient_norm"):
+        assert row["packed"][figure] == pytest.approx(row["padded"][figure], rel=1e-4)
+    assert min(row["packed"]["seconds"], row["padded"]["seconds"]) > 0
+
+
 def test_encoder_runs(tmp_path):
     figures = tmp_path / "encoder.json"
     done = subprocess.run(
