@@ -14,6 +14,9 @@ from qwen3asr_train import command_line
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.options import headline_of
 
+LONGEST_NAME = 255
+"""Bytes of a file's name, on all common file systems."""
+
 
 def new_run_dir(stage: str, resume: str | None) -> str:
     """``runs/STAGE/DATE_TIME``, or with ``resume=auto`` the newest unfinished run of the stage.
@@ -31,12 +34,19 @@ def new_run_dir(stage: str, resume: str | None) -> str:
     return str(root / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
+def sweep_folder(number: int, overrides: str) -> str:
+    """The folder of a sweep's run: its number, and the overrides if they can be a folder's name."""
+    name = f"{number}_{overrides}"
+    return name if "/" not in name and len(name.encode()) <= LONGEST_NAME else str(number)
+
+
 def is_first_process() -> bool:
     """Before the process group exists: whether this is rank 0."""
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
 
 
 OmegaConf.register_new_resolver("new_run_dir", new_run_dir, replace=True)
+OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 
 
 _composed: list[DictConfig] = []

@@ -61,8 +61,10 @@ def check_arguments(arguments: list[str]) -> list[str]:
     for stage in (s for value in named for s in value.split(",")):
         if stage not in stages:
             raise UserError(f"no stage '{stage}' (stages: {', '.join(stages)})")
+    if sweeps := {"--multirun", "-m"} & set(expanded):  # argparse wants all overrides in one place
+        expanded = ["--multirun", *(a for a in expanded if a not in sweeps)]
     if named[0] in PRINTING and len(named) == 1:
-        at = expanded.index(f"stage={named[0]}")  # argparse wants all overrides in one place
+        at = expanded.index(f"stage={named[0]}")
         expanded[at:at] = ["hydra.run.dir=.", "hydra.output_subdir=null"]
     return expanded
 

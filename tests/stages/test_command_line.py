@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file
 
 from qwen3asr_train import __main__, command_line
 from qwen3asr_train.data.audio import decode
@@ -125,8 +127,6 @@ def test_lora_freezing_and_wandb_offline(command_line, finished_run, corpus, tmp
                  "model.freeze=[model.audio_tower.*]", "logger=wandb", f"run_dir={tmp_path}",
                  f"data.train={corpus['train']}", f"data.test={corpus['test']}",
                  "trainer.max_steps=3", "trainer.validate_every=0", WANDB_SILENT="true")
-    from safetensors.torch import load_file
-
     before = load_file(finished_run / "model" / "model.safetensors")
     after = load_file(tmp_path / "model" / "model.safetensors")
     assert before.keys() == after.keys()  # adapters are merged
@@ -157,3 +157,24 @@ def test_unusable_samples_stop_a_run_or_are_counted(command_line, corpus, tmp_pa
         command_line(*short, f"run_dir={tmp_path / 'a'}", check=False))
     command_line(*short, f"run_dir={tmp_path / 'b'}", "data.max_bad_samples=1")
     assert json.loads((tmp_path / "b" / "metrics.json").read_text())["train/skipped_samples"] == 1
+
+
+def test_a_sweep_is_what_its_runs_are_one_by_one(command_line, corpus, tmp_path):
+    """With more overrides, and one with a path, than a folder's name can hold."""
+    steps = ["stage=sft", f"data.train={corpus['train']}", "trainer.max_steps=3",
+             "trainer.validate_every=0", "stage.test=false"]
+    command_line(*steps, "--multirun", "seed=0,1", cwd=tmp_path)
+    command_line(*steps, "seed=1", f"run_dir={tmp_path / 'alone'}")
+    sweep, = (tmp_path / "runs" / "sft").iterdir()
+    assert {folder.name for folder in sweep.iterdir() if folder.is_dir()} == {"0", "1"}
+    first, second, alone = (load_file(folder / "model" / "model.safetensors")
+                            for folder in (sweep / "0", sweep / "1", tmp_path / "alone"))
+    assert all(torch.equal(second[name], value) for name, value in alone.items())
+    assert not all(torch.equal(first[name], value) for name, value in alone.items())
+
+
+def test_folders_of_a_sweep_are_told_apart():
+    assert __main__.sweep_folder(3, "seed=0,trainer.max_steps=9") == \
+        "3_seed=0,trainer.max_steps=9"
+    assert __main__.sweep_folder(3, "data.train=/shards/mine") == "3"
+    assert __main__.sweep_folder(3, "é" * 200) == "3"
