@@ -16,7 +16,7 @@ from qwen3asr_train.data.collate import Example, collate, padding_share
 from qwen3asr_train.data.context import ContextBuilder, DrawnContext
 from qwen3asr_train.data.joins import Joiner
 from qwen3asr_train.data.packing import Layout, apart
-from qwen3asr_train.data.partial import Part, Partial
+from qwen3asr_train.data.partial import Part, Partial, with_mistakes
 from qwen3asr_train.data.plan import Cell, sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.data.questions import Questions
@@ -189,8 +189,9 @@ class SpeechDataset(Dataset):
         """Some tokens of the transcript, as what the next stands behind, are others."""
         if not self.partial.wrong_token_share or self.prompts.marker not in example.target:
             return example
-        written = self.partial.mistaken(
-            example.target, example.target.index(self.prompts.marker) + 1, self.prompts.words,
+        written = with_mistakes(
+            example.target, example.target.index(self.prompts.marker) + 1,
+            self.partial.wrong_token_share, self.prompts.words,
             sample_rng(self.seed, epoch, f"{entry.drawn_as}/mistakes"))
         return example._replace(written=written)
 

@@ -18,7 +18,9 @@ from qwen3asr_train.data.audio import SAMPLE_RATE, decode
 from qwen3asr_train.data.collate import IGNORE
 from qwen3asr_train.data.dataset import naming
 from qwen3asr_train.data.packing import Item, OmniCell, Sample, Source, pack
+from qwen3asr_train.data.partial import with_mistakes
 from qwen3asr_train.data.pictures import PictureFormat
+from qwen3asr_train.data.plan import sample_rng
 from qwen3asr_train.data.positions import Vision
 from qwen3asr_train.data.shards import Entry, ShardReader, frame_times, read_entries
 from qwen3asr_train.data.tasks import Given, TaskBuilder, TokenSequence, pad_positions
@@ -153,10 +155,14 @@ class OmniDataset(Dataset):
 
     ``meta`` as of ``SpeechDataset`` (``entries``, ``padding``, ``target_tokens``, ``step``,
     ``skipped``), and ``source_tokens``, how many tokens came from each source.
+    ``wrong_token_share``: of the tokens of an answer about media, those that others, drawn from
+    ``seed``, stand in place of when the next is to be told.
     """
 
-    def __init__(self, reader: SampleReader, row_tokens: int):
+    def __init__(self, reader: SampleReader, row_tokens: int, wrong_token_share: float = 0.0,
+                 seed: int = 0):
         self.reader, self.row_tokens = reader, row_tokens
+        self.wrong_token_share, self.seed = wrong_token_share, seed
 
     def __getitem__(self, cell: OmniCell) -> dict:
         kept: list[Item] = []
@@ -172,7 +178,7 @@ class OmniDataset(Dataset):
                 skipped.append(str(error))
                 continue
             kept.append(item)
-            examples.append(example)
+            examples.append(self._with_mistakes(example, item))
         sources = Counter()
         for item, example in zip(kept, examples, strict=True):
             sources[item.source] += len(example.tokens.ids)
@@ -184,6 +190,18 @@ class OmniDataset(Dataset):
             "target_tokens": sum(len(example.tokens.labels) - example.tokens.labels.count(IGNORE)
                                  for example in examples),
             "source_tokens": dict(sources), "step": cell.step, "skipped": skipped}}
+
+    def _with_mistakes(self, example: Example, item: Item) -> Example:
+        """Some tokens of the answer, as what the next stands behind, are others."""
+        tokens = example.tokens
+        is_text_alone = example.mel is None and example.seen is None
+        if not self.wrong_token_share or is_text_alone:
+            return example
+        ids = with_mistakes(
+            tokens.ids, len(tokens.ids) - tokens.answer, self.wrong_token_share,
+            self.reader.tasks.words,
+            sample_rng(self.seed, item.epoch, f"{item.entry.drawn_as}/mistakes"))
+        return example._replace(tokens=tokens._replace(ids=ids))
 
 
 def collate(examples: Sequence[Example], pad_id: int, picture: PictureFormat, row_tokens: int

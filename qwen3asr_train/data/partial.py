@@ -54,14 +54,6 @@ class Partial:
                 text = record["text"][known[-1]:len(text)]
         return Part(heard, written, text)
 
-    def mistaken(self, target: list[int], first: int, others: int, rng: np.random.Generator
-                 ) -> list[int]:
-        """A target with some tokens from ``first`` on, but the last, exchanged for any of the first
-        ``others`` of the vocabulary."""
-        is_wrong = rng.random(len(target)) < self.wrong_token_share
-        is_wrong[:first] = is_wrong[-1:] = False
-        return np.where(is_wrong, rng.integers(others, size=len(target)), target).tolist()
-
     def _written(self, text: str, spans: list[tuple[int, int, float]], rng: np.random.Generator
                  ) -> str:
         """The words of ``spans``, the last of them wrong now and then."""
@@ -75,6 +67,15 @@ class Partial:
             return text[:end] + (" " if " " in text else "") + text[start:end]
         other_start, other_end, _ = spans[int(rng.integers(len(spans)))]
         return text[:start] + text[other_start:other_end]
+
+
+def with_mistakes(ids: list[int], first: int, share: float, words: int, rng: np.random.Generator
+                  ) -> list[int]:
+    """Ids with ``share`` of those from ``first`` on, but the last, exchanged for any of the first
+    ``words`` of the vocabulary."""
+    is_wrong = rng.random(len(ids)) < share
+    is_wrong[:first] = is_wrong[-1:] = False
+    return np.where(is_wrong, rng.integers(words, size=len(ids)), ids).tolist()
 
 
 @dataclass(frozen=True)

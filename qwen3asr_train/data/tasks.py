@@ -82,7 +82,7 @@ class TaskBuilder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, Task]):
         self.tasks, self._tokenizer = dict(tasks), tokenizer
-        self.pad_id = tokenizer.pad_token_id
+        self.pad_id, self.words = tokenizer.pad_token_id, tokenizer.vocab_size
         self._marks = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in (
             "vision_start", "vision_end", "image_pad", "video_pad", "audio_start", "audio_end",
             "audio_pad")}

@@ -55,7 +55,7 @@ class OmniData(lightning.LightningDataModule):
             raise UserError(f"{where}: no source {missing[0]} in data.sources ({sorted(sources)})")
         if not weights:
             raise UserError(f"{where}: none above 0")
-        seed = sample_seed(config.seed, 0, one.folder)
+        self._seed = seed = sample_seed(config.seed, 0, one.folder)
         self.unusable: list[str] = []
         made = []
         for name in weights:
@@ -80,7 +80,8 @@ class OmniData(lightning.LightningDataModule):
         cells = self.plan.walk(trainer.global_rank, trainer.world_size, accumulate,
                                trainer.global_step, trainer.max_steps)
         self.steps = StepLoader(
-            loader(OmniDataset(self._reader, self._pass.options.row_tokens), cells,
+            loader(OmniDataset(self._reader, self._pass.options.row_tokens,
+                               self._config.stage.wrong_token_share, self._seed), cells,
                    self._config.data.workers), accumulate, self._config.data.max_bad_samples)
         return self.steps
 

@@ -120,6 +120,27 @@ def test_measured_lengths_are_those_built(reader, entries):
         assert example.tokens.positions.shape == (4, item.tokens)
 
 
+def test_wrong_tokens_stand_before_the_right_next(reader, entries, tokenizer):
+    changed = may_change = 0
+    for item in items(reader, entries):
+        cell = OmniCell(0, (item,))
+        right = OmniDataset(reader, 160)[cell]["inputs"]
+        wrong = OmniDataset(reader, 160, wrong_token_share=0.4, seed=5)[cell]["inputs"]
+        again = OmniDataset(reader, 160, wrong_token_share=0.4, seed=5)[cell]["inputs"]
+        assert all(torch.equal(again[name], value) for name, value in wrong.items())
+        assert all(torch.equal(right[name], value) for name, value in wrong.items()
+                   if name != "input_ids")
+        differ = (right["input_ids"] != wrong["input_ids"])[0]
+        answer = right["labels"][0] >= 0
+        assert not differ[~answer].any() and not differ[-1]
+        assert wrong["input_ids"][0][differ].lt(tokenizer.vocab_size).all()
+        if not right["clip_tokens"].numel() and right["pixel_values"].eq(0).all():
+            assert not differ.any()  # text alone
+        else:
+            changed, may_change = changed + differ.sum(), may_change + answer.sum() - 1
+    assert 0.3 < changed / may_change < 0.45
+
+
 def test_packed_and_alone_give_the_same_loss(reader, entries, model):
     found = items(reader, entries)
     batch = OmniDataset(reader, 160)[OmniCell(0, tuple(found))]
