@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 FINE_TUNING_SHARE = 0.1
 """``stage.optimizer.lr.PART=auto`` of pretrained parts: of ``model.lr_from_scratch``."""
 
+WRONG_TOKENS_FROM_SCRATCH = 0.15
+"""``stage.wrong_token_share=auto`` for a language model of random weights, which else learns
+captions by heart and goes on in one of them, whatever the picture shows."""
+
 PRETRAINED = {"init_from": tuple(omni.PARTS), "language_model_from": ("language_model",),
               "vision_from": ("vision_encoder",)}
 """Field of the stage -> parts that it brings and that fit the rest. The mergers of ``vision_from``
@@ -81,7 +85,7 @@ class OmniData(lightning.LightningDataModule):
                                trainer.global_step, trainer.max_steps)
         self.steps = StepLoader(
             loader(OmniDataset(self._reader, self._pass.options.row_tokens,
-                               self._config.stage.wrong_token_share, self._seed), cells,
+                               wrong_token_share(self._config), self._seed), cells,
                    self._config.data.workers), accumulate, self._config.data.max_bad_samples)
         return self.steps
 
@@ -135,6 +139,14 @@ def learning_rates(config: DictConfig) -> dict[str, float]:
     given = config.stage.optimizer.lr
     return {part: config.model.lr_from_scratch * (FINE_TUNING_SHARE if part in pretrained else 1.0)
             if given[part] == "auto" else float(given[part]) for part in omni.PARTS}
+
+
+def wrong_token_share(config: DictConfig) -> float:
+    """``stage.wrong_token_share``, or what ``auto`` stands for."""
+    stage = config.stage
+    if stage.wrong_token_share != "auto":
+        return float(stage.wrong_token_share)
+    return 0.0 if stage.init_from or stage.language_model_from else WRONG_TOKENS_FROM_SCRATCH
 
 
 def train_only(model: omni.OmniModel, parts: list[str]) -> None:
