@@ -38,6 +38,7 @@ from qwen3asr_train.stages.omni_training import (
     learning_rates,
     optimizer_name,
     pass_config,
+    wrong_token_share,
 )
 
 PASSES = {"prepare": ["language"], "general": ["all"], "long": ["all"], "align": [
@@ -200,10 +201,19 @@ def test_muon_wherever_matrices_are_whole(config):
     assert optimizer_name(config("stage.optimizer.name=adamw")) == "adamw"
 
 
+def test_wrong_tokens_where_the_language_model_learns_from_nothing(config):
+    assert wrong_token_share(config()) == 0.15
+    assert wrong_token_share(config("stage.init_from_encoder=x")) == 0.15
+    assert wrong_token_share(config("stage.init_from=x")) == 0.0
+    assert wrong_token_share(config("stage.language_model_from=x")) == 0.0
+    assert wrong_token_share(config("stage.init_from=x", "stage.wrong_token_share=0.3")) == 0.3
+
+
 def test_a_learning_rate_for_each_part(run, config):
     model, _ = omni.load(str(run / "model"))
-    options = config("stage.optimizer.lr.vision_encoder=1e-4", "stage.optimizer.lr.language_model"
-                     "=3e-5")
+    options = config(*(f"stage.optimizer.{field}" for field in (
+        "lr.vision_encoder=1e-4", "lr.language_model=3e-5", "muon_lr_scale=3",
+        "weight_decay=0.02")))
     one = Pass("general", "all", options.stage.phases.general.passes.all)
     module = OmniModule(model, pass_config(options, one), one)
     module._trainer = SimpleNamespace(max_steps=10)
@@ -212,8 +222,10 @@ def test_a_learning_rate_for_each_part(run, config):
     names = {id(p): n.removeprefix("model.") for n, p in module.named_parameters()}
     for group in optimizer.param_groups:
         for p in group["params"]:
-            by_part.setdefault(omni.part_of(names[id(p)]), set()).add(group["initial_lr"])
-            assert group["weight_decay"] == (0.01 if p.ndim > 1 else 0.0)
+            rate = group["initial_lr"] / (3 if group.get("muon") else 1)
+            by_part.setdefault(omni.part_of(names[id(p)]), set()).add(round(rate, 9))
+            assert group["weight_decay"] == (0.02 if p.ndim > 1 else 0.0)
+    assert any(group.get("muon") for group in optimizer.param_groups)
     assert by_part == {"audio_adapter": {2e-3}, "audio_encoder": {2e-3}, "vision_adapter": {2e-3},
                        "vision_encoder": {1e-4}, "language_model": {3e-5}}
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(names)
