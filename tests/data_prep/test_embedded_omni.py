@@ -9,6 +9,7 @@ from PIL import Image
 from data_prep import films, pictures
 from data_prep.embedded import split_of
 from data_prep.embedded_omni import SOURCES, OmniCorpus, ensure_corpus, make_sample
+from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
 from qwen3asr_train.errors import UserError
 
@@ -41,6 +42,28 @@ def test_answers_are_in_the_caption(make):
         scene = make(np.random.default_rng(seed))
         for _, answer in scene.questions:
             assert answer in scene.caption
+
+
+def pitch_of(waveform):
+    """The median over pieces of 50 ms, in Hz, by autocorrelation."""
+    found, shortest, longest = [], SAMPLE_RATE // 450, SAMPLE_RATE // 55
+    for piece in waveform[:len(waveform) // 800 * 800].reshape(-1, 800).astype(float):
+        if np.square(piece).mean() > 1e-4:
+            alike = np.correlate(piece, piece, "full")[799:] / np.arange(800, 0, -1)
+            best = shortest + int(np.argmax(alike[shortest:longest]))
+            if alike[best] > 0.6 * alike[0]:
+                found.append(SAMPLE_RATE / best)
+    return np.median(found)
+
+
+def test_a_high_voice_is_higher_than_any_low_one():
+    heard = {"low": [], "high": []}
+    for split in ("train", "test"):
+        for number in range(0, 90, 3):  # every third is a voice
+            sample = make_sample(OmniCorpus(), "sounds", split, number)
+            heard[sample.record["text"].split()[1]].append(pitch_of(sample.waveform))
+    assert len(heard["low"]) > 10 and len(heard["high"]) > 10
+    assert max(heard["low"]) < 135 and min(heard["high"]) > 150
 
 
 @pytest.mark.parametrize("direction", films.DIRECTIONS)
