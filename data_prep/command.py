@@ -190,6 +190,15 @@ def _report(summary: Summary) -> None:
     kept = f" ({summary.resumed} shards were there)" if summary.resumed else ""
     print(f"wrote {summary.samples} samples ({summary.seconds / 3600:.2f} hours) in "
           f"{summary.shards} shards to {summary.out}{kept}; {bad}")
+    if summary.splits:
+        print("  " + ", ".join(f"{name} {count}" for name, count in summary.splits.items()))
+    for name in (name for name, count in summary.splits.items() if not count):
+        print(f"warning: no sample fell to '{name}': speakers (else recordings, else samples) are "
+              "dealt out by a hash, and there are few; give it a larger share", file=sys.stderr)
+    if summary.no_language:
+        print(f"warning: {summary.no_language} transcripts have no language: a model would learn "
+              "to answer 'language None' to speech; give --language, or a language in each item",
+              file=sys.stderr)
 
 
 @contextmanager

@@ -53,7 +53,8 @@ _SPECIAL_TOKEN = re.compile(r"<\||<asr_text>|<timestamp>")
 
 @dataclass(frozen=True)
 class Summary:
-    """What is in ``out`` now; ``resumed`` of the blocks were there before."""
+    """What is in ``out`` now; ``resumed`` of the blocks were there before. ``splits``: samples of
+    each; ``no_language``: transcripts without a language."""
 
     out: Path
     samples: int
@@ -62,6 +63,8 @@ class Summary:
     bad: int
     resumed: int
     bad_list: Path | None  # None when nothing is bad
+    splits: Mapping[str, int]
+    no_language: int
 
 
 def convert(items: Iterable[Item | Bad], out: str | Path, *, source: str, workers: int = 1,
@@ -86,12 +89,15 @@ def convert(items: Iterable[Item | Bad], out: str | Path, *, source: str, worker
     labels = _Labels(language, any_language)
     samples = seconds = shards = bad = resumed = 0
     receipts: set[Path] = set()
+    of_splits = dict.fromkeys([*settings["splits"], "train"], 0) if splits else {}
     try:
         _prepare(out, settings, resume)
         cutter = _Cutter(out, settings, labels)
         with closing(_written(cutter.blocks(items), workers)) as results:
             for block, receipt, was_there in results:
                 receipts.add(block.receipt)
+                if splits:
+                    of_splits[block.split] += receipt.samples
                 samples, seconds = samples + receipt.samples, seconds + receipt.seconds
                 shards, bad = shards + bool(receipt.samples), bad + len(receipt.bad)
                 resumed += was_there
@@ -110,7 +116,8 @@ def convert(items: Iterable[Item | Bad], out: str | Path, *, source: str, worker
     if not samples:
         raise UserError(f"nothing was written: all {bad} items are bad, listed in {bad_list}"
                         if bad else "nothing was written: the source holds no items")
-    return Summary(out, samples, seconds, shards, bad, resumed, bad_list)
+    return Summary(out, samples, seconds, shards, bad, resumed, bad_list, of_splits,
+                   labels.no_language)
 
 
 class _Labels:
@@ -118,7 +125,7 @@ class _Labels:
 
     def __init__(self, default: str | None, any_language: bool):
         self._known: dict[str, str | None] = {}
-        self._any = any_language
+        self._any, self.no_language = any_language, 0
         try:
             self._default = self._name(default) if default else None
         except DataError as error:
@@ -149,6 +156,8 @@ class _Labels:
             says_none = language is None
         if found := _SPECIAL_TOKEN.search(f"{text} {item.context or ''}"):
             raise DataError(f"the text or context holds the special token {found[0]!r}")
+        if text and language is None and item.task == "asr":
+            self.no_language += 1
         task = "nonspeech" if says_none and not text and item.task == "asr" else item.task
         return replace(item, text=text, language=language, task=task)
 

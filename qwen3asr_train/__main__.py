@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from qwen3asr_train import command_line
@@ -67,6 +68,9 @@ def run_stage(config: DictConfig) -> None:
     """Check the config, run the stage, print what came out."""
     command_line.refuse_unknown_keys(config)
     command_line.refuse_contradictions(config)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and config.strategy.name != "single":
+        raise UserError(f"--multirun is for strategy=single, not {config.strategy.name}: start "
+                        "each run by itself, with a run_dir of its own")
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"{missing[0]} is not set; say {missing[0]}=…")
     run_dir = Path(HydraConfig.get().runtime.output_dir)
@@ -76,7 +80,14 @@ def run_stage(config: DictConfig) -> None:
     stage = importlib.import_module(f"qwen3asr_train.stages.{config.stage.name}")
     if is_first_process() and config.stage.name not in command_line.PRINTING:
         OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
-    metrics = stage.run(config, run_dir)
+    from qwen3asr_train.runtime.tracking import finish_tracking
+
+    try:
+        metrics = stage.run(config, run_dir)
+    except BaseException:
+        finish_tracking(None)
+        raise
+    finish_tracking(metrics)
     command_line.print_result(config.stage.name, metrics, run_dir,
                               suite_headline(config, metrics))
 

@@ -65,11 +65,24 @@ class ZeroStrategy(DeepSpeedStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath, storage_options=None) -> None:
         """Gather weights and optimiser state and write one file on rank 0."""
         checkpoint = dict(checkpoint)
-        checkpoint["state_dict"] = gather_weights(self.lightning_module)
+        checkpoint["state_dict"] = self._gather_master_weights()
         checkpoint["optimizer_states"] = [{"by_name": self._gather_optimizer()}]
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, filepath)
         self.barrier()
+
+    def _gather_master_weights(self) -> dict[str, torch.Tensor]:
+        """The full state dict, of what trains the optimiser's float32 copy: in bfloat16, the
+        model's own has lost what small updates have added."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weights = gather_weights(self.lightning_module)
+        masters = {id(p): safe_get_full_fp32_param(p).float().cpu().clone()
+                   for p in trainable(self.lightning_module).values()}
+        for name, p in self.lightning_module.named_parameters(remove_duplicate=False):
+            if id(p) in masters:  # under both names, if it is tied
+                weights[name] = masters[id(p)]
+        return weights
 
     def _gather_optimizer(self) -> dict[str, dict[str, torch.Tensor]]:
         from deepspeed.utils import safe_get_full_optimizer_state

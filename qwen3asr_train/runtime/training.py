@@ -13,7 +13,6 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor, nn
 
 from qwen3asr_train.data.dataset import sum_over_ranks
@@ -25,6 +24,7 @@ from qwen3asr_train.runtime.muon import MuonWithAdamW, is_layer_matrix
 from qwen3asr_train.runtime.progress import TrainingProgress
 from qwen3asr_train.runtime.schedule import lr_factor
 from qwen3asr_train.runtime.strategies import build_strategy
+from qwen3asr_train.runtime.tracking import wandb_logger
 
 OPTIMIZERS = ("adamw", "muon")
 
@@ -283,10 +283,7 @@ def build_trainer(config, run_dir: Path) -> lightning.Trainer:
     strategy, devices = build_strategy(config.strategy, accelerator)
     loggers = [MetricsFile(run_dir / "metrics.jsonl")]
     if config.logger.name == "wandb":
-        loggers.append(WandbLogger(
-            project=config.logger.project, name=config.logger.run_name or run_dir.name,
-            tags=list(config.logger.tags), save_dir=str(run_dir),
-            offline=config.logger.mode == "offline"))
+        loggers.append(wandb_logger(config, run_dir))
     callbacks = [_WriteRows(), SaveCheckpoints(
         run_dir / "checkpoints", options.checkpoint_every, options.keep_checkpoints)]
     if options.progress:

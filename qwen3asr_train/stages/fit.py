@@ -34,6 +34,10 @@ JOINED_ENTRIES = 100_000
 """Samples that others are joined from, at most."""
 
 
+LEAST_SAMPLES = 2
+"""Of a rank and micro-batch, on average; with fewer there is a warning."""
+
+
 class SpeechData(lightning.LightningDataModule):
     """Train and validation loaders over shards; training begins at the trainer's step."""
 
@@ -49,14 +53,21 @@ class SpeechData(lightning.LightningDataModule):
             length_jitter=data.length_jitter, shares=data.shares, temperature=data.temperature)
         self.steps: StepLoader | None = None
 
-    def describe(self) -> None:
-        """One line about the data."""
-        plan = self.plan
-        log.info("data: %d samples, %.2f h, %d steps an epoch, %d steps to train%s", plan.samples,
-                 sum(shard.seconds for shard in plan.shards) / 3600, plan.steps_per_epoch,
-                 self._config.trainer.max_steps,
+    def describe(self, ranks: int) -> None:
+        """One line about the data, and a warning when steps are too short for the ranks."""
+        plan, steps = self.plan, self._config.trainer.max_steps
+        seconds = sum(shard.seconds for shard in plan.shards)
+        log.info("data: %d samples, %.2f h, %d steps an epoch, %d steps to train (%.2g epochs)%s",
+                 plan.samples, seconds / 3600, plan.steps_per_epoch, steps,
+                 steps / plan.steps_per_epoch,
                  f"; {plan.dropped} samples longer than {plan.max_seconds:g} s left out"
                  if plan.dropped else "")
+        parts = ranks * self._config.trainer.accumulate
+        if plan.batch_seconds < LEAST_SAMPLES * parts * seconds / plan.samples:
+            log.warning("data.batch_seconds=%g is %.1f s for each of %d ranks and micro-batches, "
+                        "where a sample has %.1f s: some have nothing to do; raise it",
+                        plan.batch_seconds, plan.batch_seconds / parts, parts,
+                        seconds / plan.samples)
 
     def train_dataloader(self) -> StepLoader:
         """Micro-batches of this rank from the trainer's step to ``max_steps``."""
@@ -161,8 +172,8 @@ class Fitted:
 def fit(config: DictConfig, run_dir: Path, module: TrainingModule, data: SpeechData,
         started: float) -> Fitted:
     """Train from the start or from ``resume``; ``started``: when the run began preparing."""
-    data.describe()
     trainer = build_trainer(config, run_dir)
+    data.describe(trainer.world_size)
     checkpoint = resume_from(config.resume, run_dir)
     refuse_used_folder(run_dir, checkpoint)
     if checkpoint is not None:

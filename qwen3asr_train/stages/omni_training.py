@@ -71,7 +71,7 @@ class OmniData(lightning.LightningDataModule):
         self.plan = TokenPlan(made, weights, one.options.step_tokens)
         self.steps: StepLoader | None = None
 
-    def describe(self) -> None:
+    def describe(self, ranks: int) -> None:
         """One line about the pass."""
         log.info("%s/%s: %d steps of %d tokens, training %s, from %s", self._pass.phase,
                  self._pass.name, self._pass.options.steps, self.plan.step_tokens,

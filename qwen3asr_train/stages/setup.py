@@ -175,7 +175,7 @@ def _texts(shards: list[str]) -> list[str]:
 def sample_records(shards: list[str], most: int) -> list[dict]:
     """Records of whole shards in a fixed random order, until there are ``most``."""
     reader = ShardReader()
-    records = [reader.read(entry)[0] for entry in sample_entries(shards, most)]
+    records = [reader.read_record(entry) for entry in sample_entries(shards, most)]
     reader.close()
     return records
 

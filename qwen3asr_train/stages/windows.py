@@ -12,7 +12,7 @@ from qwen3asr_train.data.features import chunk, log_mel
 from qwen3asr_train.data.plan import evaluation_cells
 from qwen3asr_train.data.prompts import DecoderPrompts
 from qwen3asr_train.data.shards import Entry, ShardReader
-from qwen3asr_train.decoding.generate import ends_of, trim
+from qwen3asr_train.decoding.generate import autocast, ends_of, trim
 from qwen3asr_train.decoding.streaming import EncoderSession
 from qwen3asr_train.errors import DataError
 from qwen3asr_train.evaluation.metrics import bootstrap_interval, score
@@ -97,8 +97,9 @@ def score_streams(model: AuT, processor: Qwen3ASRProcessor, entries: list[Entry]
                 waveform = decode(audio or b"", name=entry.name)
             except DataError:
                 continue  # counted and judged where the same entries were scored offline
-            tokens.append(stream(model, waveform, options.streaming_window,
-                                 options.streaming_piece))
+            with autocast(model.device.type):
+                tokens.append(stream(model, waveform, options.streaming_window,
+                                     options.streaming_piece))
             entries.append(entry)
             records.append(record)
         if not entries:
@@ -106,8 +107,9 @@ def score_streams(model: AuT, processor: Qwen3ASRProcessor, entries: list[Entry]
         lengths = torch.tensor([len(clip) for clip in tokens], device=model.device)
         memory = Memory.from_packed(torch.cat(tokens), lengths)
         prompts = start.repeat(len(tokens), 1)
-        found = model.decode(memory, prompts, torch.ones_like(prompts),
-                             config.stage.decoding.max_new_tokens)
+        with autocast(model.device.type):
+            found = model.decode(memory, prompts, torch.ones_like(prompts),
+                                 config.stage.decoding.max_new_tokens)
         meta = {"entries": entries, "records": records,
                 "contexts": [DrawnContext("")] * len(records)}
         results += read_batch(processor.tokenizer, trim(*found, ends_of(model)), meta,
@@ -139,13 +141,14 @@ def attention_maps(model: AuT, processor: Qwen3ASRProcessor, results: Results, c
         chunks, lengths = chunk(log_mel(decode(reader.read(entry)[1], name=entry.name)))
         batch = {"input_features": chunks, "chunk_lengths": lengths,
                  "clip_chunks": torch.tensor([len(chunks)])}
-        tokens, counts = model.encode_audio({k: v.to(model.device) for k, v in batch.items()})
         start = prompts.prompt(0)
         written = prompts.target(utterance.hypothesis, utterance.predicted_language)
         ids = torch.tensor([start + written], device=model.device)
-        weights = model.decoder.cross_attention(ids, Memory.from_packed(tokens, counts))
+        with autocast(model.device.type):
+            tokens, counts = model.encode_audio({k: v.to(model.device) for k, v in batch.items()})
+            weights = model.decoder.cross_attention(ids, Memory.from_packed(tokens, counts))
         # row i: where the decoder looks while it writes token i
-        layers = weights[:, 0, :, len(start) - 1:-1].mean(1).cpu()
+        layers = weights[:, 0, :, len(start) - 1:-1].float().mean(1).cpu()
         entropy = -(layers * layers.clamp_min(1e-9).log()).sum(-1).mean(-1)
         names = tuple(processor.tokenizer.decode([token]) for token in written)
         window = model.encoder.n_window_infer / 100
