@@ -210,6 +210,12 @@ def reading(path: str | Path) -> Iterator[None]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def refuse_used(out: Path) -> None:
+    """UserError for a folder with shards, of which some would be replaced and others stay."""
+    if any(out.glob("shard-*.tar")):
+        raise UserError(f"{out} holds shards of an earlier run: remove them, or name another one")
+
+
 def resolve(path: str, *folders: Path) -> str:
     """A relative ``path`` below the first folder that has it; below the first if none has."""
     found = next((folder / path for folder in folders if (folder / path).is_file()), None)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from data_prep.command import refuse_used
 from qwen3asr_train.data.pictures import decode
 from qwen3asr_train.data.shards import PICTURES, ShardWriter
 from qwen3asr_train.errors import DataError, UserError
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 def convert(source: Path, out: Path, task: str | None, shard_samples: int) -> tuple[int, int]:
     """Write the shards; how many samples they hold and how many were left out."""
     written = bad = 0
+    refuse_used(out)
     with ShardWriter(out, max_samples=shard_samples) as writer:
         for number, (name, record, picture, reason) in enumerate(_found(source)):
             try:
@@ -129,7 +131,7 @@ def _jsonl(file: Path) -> Iterator[Found]:
             if line.strip():
                 name, record, _, reason = _record(f"{file}:{number}", line, None)
                 image = json.loads(line).get("image") if record is not None else None
-                if image is not None and not isinstance(image, str):
+                if image is not None and not (image and isinstance(image, str)):
                     record, reason = None, "'image' is not the name of one file"
                 elif image is None and record is not None and record.get("question"):
                     record, reason = None, "a question without a picture"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from data_prep.command import guarded
+from data_prep.command import guarded, refuse_used
 from data_prep.image_text import Found, described
 from qwen3asr_train.data.audio import SAMPLE_RATE, decode, encode
 from qwen3asr_train.data.shards import ShardWriter
@@ -105,6 +105,7 @@ def convert(sources: list[Path], out: Path, options: Options, task: str | None,
             raise UserError(f"{tool} is not on PATH: it decodes the films; install ffmpeg (apt-get "
                             "install ffmpeg, conda install ffmpeg)")
     written = bad = 0
+    refuse_used(out)
     with ShardWriter(out, max_samples=shard_samples) as writer:
         for number, (name, record, path, reason) in enumerate(_found(sources)):
             try:

@@ -1,5 +1,6 @@
 """Cells of the batch plan to batches: read, decode, augment, tokenise, collate."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.data.questions import Questions
 from qwen3asr_train.data.shards import Entry, ShardReader
 from qwen3asr_train.errors import DataError, UserError
+
+log = logging.getLogger(__name__)
 
 NO_QUESTIONS = Questions()
 WHOLE = Partial()
@@ -256,26 +259,30 @@ class StepLoader:
     Collects the ``accumulate`` micro-batches of a step, sums their target tokens over all ranks in
     one collective, and sets ``meta["step_tokens"]``: the loss of a step is the sum over its target
     tokens divided by their number, however the step is cut up. The same collective carries the
-    count of skipped samples, so all ranks stop together once there are more than ``max_bad``.
+    count of skipped samples, so all ranks stop together once there are more than ``max_bad``. A
+    rank logs and counts each of them once, however often it comes.
     """
 
     def __init__(self, batches: Iterable[dict], accumulate: int, max_bad: int):
         self.batches, self.accumulate, self.max_bad = batches, accumulate, max_bad
-        self.skipped: list[str] = []
+        self.skipped: dict[str, None] = {}  # a set in the order of meeting
         self.skipped_everywhere = 0
 
     def __iter__(self) -> Iterator[dict]:
         batches = iter(self.batches)
         while step := [batch for _, batch in zip(range(self.accumulate), batches, strict=False)]:
-            new = [message for batch in step for message in batch["meta"]["skipped"]]
-            self.skipped += new
+            met = dict.fromkeys(m for batch in step for m in batch["meta"]["skipped"])
+            new = [message for message in met if message not in self.skipped]
+            self.skipped |= dict.fromkeys(new)
+            for message in new:
+                log.warning("left out: %s", message)
             tokens, skipped = sum_over_ranks(
                 sum(batch["meta"]["target_tokens"] for batch in step), len(new))
             self.skipped_everywhere += skipped
             if self.skipped_everywhere > self.max_bad:
                 raise UserError(
                     f"{self.skipped_everywhere} unusable samples, data.max_bad_samples="
-                    f"{self.max_bad}; {self.skipped[-1] if self.skipped else 'on another rank'}")
+                    f"{self.max_bad}; {next(reversed(self.skipped), 'on another rank')}")
             for batch in step:
                 batch["meta"]["step_tokens"] = tokens
                 yield batch

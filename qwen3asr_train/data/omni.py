@@ -90,6 +90,7 @@ class SampleReader:
             audio = features.audio_tokens(len(mel))
         if entry.image_at:
             picture = pictures.decode(self._shards.read_image(entry), entry.name)
+            self.picture.grid(*picture.size, entry.name)  # refuses what is too narrow
             patches, grid = self.picture.patches(picture)
             image = Vision(*grid)
         if entry.frames_at:

@@ -1,6 +1,7 @@
 """Files of pictures and of films' frames to patches, as Qwen3-VL's vision tower takes them."""
 
 import io
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -108,7 +109,10 @@ def _orientation(picture: Image.Image) -> int:
     """As a camera notes it; 1 is upright. Not of a PNG, which would be decoded for it."""
     if picture.format == "PNG":
         return 1
-    return int(picture.getexif().get(ExifTags.Base.Orientation) or 1)
+    try:
+        return int(picture.getexif().get(ExifTags.Base.Orientation) or 1)
+    except (SyntaxError, ValueError, TypeError, OSError, struct.error):
+        return 1  # notes that cannot be read say nothing
 
 
 def _opened(payload: bytes, name: str) -> Image.Image:

@@ -201,6 +201,11 @@ def usual_task(entry: Entry) -> str | None:
     return "image_caption" if entry.image_at else None
 
 
+ASKED = {"image_caption": "visual_question", "film_caption": "film_question",
+         "film_with_sound": "film_with_sound_question"}
+"""What :func:`usual_task` says, and what it is with a question."""
+
+
 def parse_record(payload: bytes, entry: Entry) -> dict:
     """The checked record in a member's bytes; of a picture it may be a caption alone."""
     name, plain, task = entry.name, entry.plain, usual_task(entry)
@@ -209,6 +214,7 @@ def parse_record(payload: bytes, entry: Entry) -> dict:
     except ValueError as error:  # also UnicodeDecodeError
         raise DataError(f"{name}: unreadable {'text' if plain else 'JSON'} ({error})") from error
     if task is not None and isinstance(record, dict):  # as found in the wild
+        task = ASKED[task] if record.get("question") else task
         record = {"task": task, "text": record.get("caption")} | record
     return check_record(record, name)
 

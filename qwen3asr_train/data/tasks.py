@@ -65,6 +65,9 @@ class Task:
             raise UserError(f"stage.tasks: needs {sorted(unknown)}: only {', '.join(MODALITIES)}")
         if {"image", "film"} <= set(self.needs):
             raise UserError("stage.tasks: needs either an image or a film, not both")
+        if self.needs and not self.prompts:
+            raise UserError(f"stage.tasks: no prompts, but needs {', '.join(self.needs)}: a task "
+                            "without prompts is text alone; prompts: [''] asks nothing")
 
 
 class TokenSequence(NamedTuple):

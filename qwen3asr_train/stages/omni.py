@@ -28,6 +28,7 @@ from qwen3asr_train.stages.omni_setup import (
     build_reader,
     build_tasks,
     passes_of,
+    refuse_missing_sources,
     resolve_sources,
 )
 from qwen3asr_train.stages.omni_training import OmniData, OmniModule, pass_config
@@ -53,6 +54,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
             refuse_used_folder(folder, None)
         forget(run_dir / "phases")
     phases, tasks, sources = passes_of(config), build_tasks(config), resolve_sources(config.data)
+    refuse_missing_sources(phases, sources["train"])
     model, processor = build_model(config, sources["train"], tasks)
     reader = build_reader(config, model, processor, tasks)
 
@@ -68,14 +70,15 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     timings = {"preparing": time.perf_counter() - started}
     metrics: dict[str, float] = {}
     history: list[dict] = []
+    taken = 0
     scores = {"start": scored("start")} if config.stage.test else {}
     for phase, passes in phases.items():
         begun = time.perf_counter()
         for one in passes:
             figures, rows = train_pass(config, run_dir, model, reader, sources["train"], one)
             metrics |= {f"{phase}/{one.name}/{name}": value for name, value in figures.items()}
-            offset = history[-1]["step"] if history else 0
-            history += [row | {"step": row["step"] + offset} for row in rows]
+            history += [row | {"step": row["step"] + taken} for row in rows]
+            taken += int(figures["train/steps"])
         timings[phase] = time.perf_counter() - begun
         if config.stage.test:
             before = list(scores)[-1]

@@ -1,5 +1,6 @@
 """Scores of an omni model by source: exact match, error rate, perplexity."""
 
+import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from qwen3asr_train.evaluation.text import split_output
 from qwen3asr_train.models.omni import OmniModel
 from qwen3asr_train.runtime.metrics import write_atomically
 from qwen3asr_train.stages.scoring import refuse_skipped, scoring_device, utterance_of
+
+log = logging.getLogger(__name__)
 
 
 class Scores(NamedTuple):
@@ -49,7 +52,10 @@ def score_sources(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: 
     for source, shards in sources.items():
         entries = [entry for path in shards for entry in read_entries(path)]
         drawn = random.Random(0).sample(entries, min(options.samples, len(entries)))
+        known = len(skipped)
         by_task = usable(reader, drawn, skipped)
+        for message in skipped[known:]:
+            log.warning("test/%s: left out: %s", source, message)
         refuse_skipped(skipped, config)
         for task_name, samples in by_task.items():
             task = reader.tasks.tasks[task_name]

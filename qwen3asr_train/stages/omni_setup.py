@@ -39,6 +39,11 @@ class Pass:
     def folder(self) -> str:
         return f"phases/{self.phase}/{self.name}"
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the sources that it trains on."""
+        return {name: weight for name, weight in self.options.weights.items() if weight}
+
 
 def passes_of(config: DictConfig) -> dict[str, list[Pass]]:
     """Phase -> its passes, those with steps; one that stands for a pretrained language model is
@@ -46,8 +51,9 @@ def passes_of(config: DictConfig) -> dict[str, list[Pass]]:
     pretrained_text = config.stage.init_from or config.stage.language_model_from
     found: dict[str, list[Pass]] = {}
     for phase, options in config.stage.phases.items():
-        found[phase] = [Pass(phase, name, one) for name, one in (options.passes or {}).items()
-                        if one.get("steps", 1) and not (
+        given = options.passes if options and options.passes else {}
+        found[phase] = [Pass(phase, name, one) for name, one in given.items()
+                        if one and one.get("steps", 1) and not (
                             one.get("only_from_scratch") and pretrained_text)]
         for one in found[phase]:
             if (fields := set(one.options)) != FIELDS:
@@ -59,9 +65,23 @@ def passes_of(config: DictConfig) -> dict[str, list[Pass]]:
     return {phase: passes for phase, passes in found.items() if passes}
 
 
+def refuse_missing_sources(phases: dict[str, list[Pass]], sources: dict[str, list[str]]) -> None:
+    """UserError for a pass, be it the last, that names a source which is not there, or none."""
+    for one in (one for passes in phases.values() for one in passes):
+        where = f"stage.phases.{one.phase}.passes.{one.name}.weights"
+        if missing := sorted(set(one.weights) - set(sources)):
+            raise UserError(f"{where}: no source {missing[0]} in data.sources ({sorted(sources)})")
+        if not one.weights:
+            raise UserError(f"{where}: none above 0")
+
+
 def resolve_sources(data: DictConfig) -> dict[str, dict[str, list[str]]]:
     """Split -> source -> shards; the embedded corpus, made if need be, when none is named."""
     if data.sources is not None:
+        for name, source in data.sources.items():
+            if not isinstance(source, DictConfig) or not set(source) <= {"train", "test"}:
+                raise UserError(f"data.sources.{name}={source}: say {{train: SHARDS}}, or "
+                                "{train: SHARDS, test: SHARDS}")
         folders = {split: {name: source[split] for name, source in data.sources.items()
                            if source.get(split) is not None} for split in ("train", "test")}
     elif "corpus" in data:

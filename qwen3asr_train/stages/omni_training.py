@@ -10,7 +10,6 @@ from qwen3asr_train.data.dataset import StepLoader, loader, sum_over_ranks
 from qwen3asr_train.data.omni import OmniDataset, SampleReader, measured
 from qwen3asr_train.data.packing import TokenPlan
 from qwen3asr_train.data.plan import sample_seed
-from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import omni
 from qwen3asr_train.runtime.training import TrainingModule, splits_matrices
 from qwen3asr_train.stages.omni_setup import Pass
@@ -53,12 +52,7 @@ class OmniData(lightning.LightningDataModule):
                  one: Pass):
         super().__init__()
         self._reader, self._config, self._pass = reader, config, one
-        weights = {name: weight for name, weight in one.options.weights.items() if weight}
-        where = f"stage.phases.{one.phase}.passes.{one.name}.weights"
-        if missing := sorted(set(weights) - set(sources)):
-            raise UserError(f"{where}: no source {missing[0]} in data.sources ({sorted(sources)})")
-        if not weights:
-            raise UserError(f"{where}: none above 0")
+        weights = one.weights
         self._seed = seed = sample_seed(config.seed, 0, one.folder)
         self.unusable: list[str] = []
         made = []
@@ -136,6 +130,10 @@ def learning_rates(config: DictConfig) -> dict[str, float]:
     """Part -> peak learning rate, with what ``auto`` stands for."""
     pretrained = {part for field, parts in PRETRAINED.items() if config.stage[field]
                   for part in parts}
+    start = config.stage.init_from
+    if start and not omni.is_omni(str(start)):  # a recogniser, which gets a tower
+        pretrained -= {"vision_adapter"} if config.stage.vision_from else {
+            "vision_adapter", "vision_encoder"}
     given = config.stage.optimizer.lr
     return {part: config.model.lr_from_scratch * (FINE_TUNING_SHARE if part in pretrained else 1.0)
             if given[part] == "auto" else float(given[part]) for part in omni.PARTS}

@@ -1,5 +1,6 @@
 """Test sets to transcripts: offline in batches, or as streams, under a condition."""
 
+import os
 import time
 from collections.abc import Callable
 
@@ -171,9 +172,17 @@ def refuse_skipped(skipped: list[str], config: DictConfig) -> None:
 
 
 def scoring_device(config: DictConfig) -> str:
-    """A GPU if there is one, unless the config says otherwise."""
-    gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
-    return "cuda" if gpu else "cpu"
+    """This process's GPU if there is one, unless the config says otherwise; made the current one,
+    which the Trainer does not do before it trains."""
+    if not torch.cuda.is_available() or config.trainer.accelerator == "cpu":
+        return "cpu"
+    torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    return "cuda"
+
+
+def local_rank() -> int:
+    """Which of the processes of its node this is, also before there is a process group."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
 
 
 def load_recogniser(config: DictConfig) -> tuple[Model, Qwen3ASRProcessor]:

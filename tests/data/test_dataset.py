@@ -119,7 +119,7 @@ def broken(tmp_path):
     return read_entries(writer.paths[0])
 
 
-def test_unusable_samples_are_counted_and_named(tokenizer, broken):
+def test_unusable_samples_are_counted_and_named(tokenizer, broken, caplog):
     batch = SpeechDataset(PromptBuilder(tokenizer))[Cell(0, 0, tuple(broken))]
     assert [entry.key for entry in batch["meta"]["entries"]] == ["good", "fine"]
     skipped = batch["meta"]["skipped"]
@@ -127,8 +127,11 @@ def test_unusable_samples_are_counted_and_named(tokenizer, broken):
     assert "NaN" in skipped[0]
     with pytest.raises(UserError, match=r"3 unusable samples, data\.max_bad_samples=2.*:cut"):
         list(StepLoader([batch], accumulate=1, max_bad=2))
-    steps = StepLoader([batch, batch], accumulate=1, max_bad=6)
-    assert len(list(steps)) == 2 and len(steps.skipped) == 6
+    caplog.clear()
+    steps = StepLoader([batch, batch], accumulate=1, max_bad=3)  # met again in the next epoch
+    assert len(list(steps)) == 2 and list(steps.skipped) == skipped
+    assert steps.skipped_everywhere == 3
+    assert [record.getMessage() for record in caplog.records] == [f"left out: {m}" for m in skipped]
 
 
 def test_a_cell_without_usable_samples_still_makes_a_batch(tokenizer, broken):

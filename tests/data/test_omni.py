@@ -305,6 +305,8 @@ def test_captions_as_found_in_the_wild(reader, tmp_path, capsys):
         for name, payload in (("a.jpg", picture(rng, kind="jpeg")), ("a.txt", b"a red circle\n"),
                               ("b.webp", picture(rng, kind="webp")),
                               ("b.json", b'{"caption": "a house", "url": "x"}'),
+                              ("d.png", picture(rng)),
+                              ("d.json", b'{"question": "what colour?", "text": "red"}'),
                               ("c.txt", b"no picture")):
             info = tarfile.TarInfo(name)
             info.size = len(payload)
@@ -312,7 +314,33 @@ def test_captions_as_found_in_the_wild(reader, tmp_path, capsys):
     index_shards([str(tar)])
     assert "c" in capsys.readouterr().err
     found = read_entries(tar)
-    assert [reader.example(e, 0)[0]["text"] for e in found] == ["a red circle", "a house"]
+    records = [ShardReader().read_record(entry) for entry in found]
+    assert [r["text"] for r in records] == ["a red circle", "a house", "red"]
+    assert [r["task"] for r in records] == ["image_caption", "image_caption", "visual_question"]
+    assert [reader.example(e, 0)[0]["text"] for e in found[:2]] == ["a red circle", "a house"]
+
+
+def test_a_task_with_media_has_a_prompt():
+    with pytest.raises(UserError, match="no prompts, but needs image"):
+        Task(("image",), ())
+
+
+def test_a_picture_too_narrow_is_named_when_it_is_read(reader, tmp_path):
+    with ShardWriter(tmp_path) as writer:
+        writer.write("spacer", {"text": "a", "task": "image_caption"},
+                     image=picture(np.random.default_rng(0), 2, 500))
+    entry, = read_entries(writer.paths[0])
+    for read in (reader.measure, lambda entry: reader.example(entry, 0)):
+        with pytest.raises(DataError, match="spacer: absolute aspect ratio"):
+            read(entry)
+
+
+@pytest.mark.parametrize("notes", [b"Exif\0\0nothing", b"Exif\0\0II*\0\x08\0\0\0\x01\0"])
+def test_a_cameras_notes_that_cannot_be_read_say_nothing(notes):
+    file = io.BytesIO()
+    Image.new("RGB", (20, 12)).save(file, "webp", exif=notes)
+    assert pictures.size_of(file.getvalue(), "x") == (20, 12)
+    assert pictures.decode(file.getvalue(), "x").size == (20, 12)
 
 
 def test_patches_keep_what_is_where(reader):

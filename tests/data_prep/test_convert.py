@@ -17,7 +17,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import samples
+from data_prep import jsonl, samples
 from data_prep.command import guarded, shares
 from data_prep.convert import Bad, Item, convert, make_key
 from qwen3asr_train.data.audio import SAMPLE_RATE, decode, encode
@@ -255,7 +255,7 @@ def test_waveforms_and_overshooting_segments():
 def test_split_is_stable_and_keeps_speakers_together(tmp_path):
     items = [Item(f"k{i}", AUDIO, "a", meta={"speaker": f"s{i % 20}"}) for i in range(60)]
     splits = shares("validation=0.3, test=0.2")
-    convert(items, tmp_path / "a", source="mine", splits=splits)
+    summary = convert(items, tmp_path / "a", source="mine", splits=splits)
     convert(items[::-1], tmp_path / "b", source="mine", splits=splits)
 
     def speakers(out):
@@ -265,6 +265,19 @@ def test_split_is_stable_and_keeps_speakers_together(tmp_path):
     found = speakers(tmp_path / "a")
     assert found == speakers(tmp_path / "b") and all(found.values())
     assert sum(map(len, found.values())) == 20
+    assert summary.splits == {split: len(records(tmp_path / "a" / split)) for split in found}
+
+
+def test_a_split_without_samples_and_a_missing_language_are_said(tmp_path, capsys):
+    rows, audio = tmp_path / "rows.jsonl", str(tmp_path / "a.wav")
+    soundfile.write(audio, tone(), SAMPLE_RATE)
+    rows.write_text("\n".join(json.dumps({"audio": audio} | row) for row in (
+        {"text": "a"}, {"text": "b", "language": "de"}, {"text": "", "language": "None"})))
+    arguments = [str(rows), "--out", str(tmp_path / "out"), "--split-by-hash", "test=0.000001"]
+    assert jsonl.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "test 0, train 3" in printed.out and "no sample fell to 'test'" in printed.err
+    assert "1 transcripts have no language" in printed.err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")

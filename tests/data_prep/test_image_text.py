@@ -43,17 +43,20 @@ def test_a_folder(source, tmp_path, capsys):
 def test_jsonl_of_pictures_questions_and_text(source, tmp_path, capsys):
     rows = [{"image": "a.png", "text": "red", "question": "what colour is it"},
             {"text": "only words"}, {"image": "gone.png", "text": "x"}, {"image": "a.png"},
-            {"image": ["a.png"], "text": "x"}, {"text": "Paris", "question": "capital?"}]
+            {"image": ["a.png"], "text": "x"}, {"text": "Paris", "question": "capital?"},
+            {"image": "", "text": "red", "question": "what colour is it"}]
     file = source / "rows.jsonl"
     file.write_text("\n".join([*map(json.dumps, rows), "{broken", "[1]"]))
     assert main([str(file), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr()
-    assert "wrote 2 samples" in printed.out and "left out 6" in printed.out
+    assert "wrote 2 samples" in printed.out and "left out 7" in printed.out
     for message in ("rows.jsonl:3: ", "rows.jsonl:4: no text", "rows.jsonl:5: 'image' is not",
-                    "rows.jsonl:6: a question without a picture", "rows.jsonl:7: unreadable JSON",
-                    "rows.jsonl:8: the JSON is not an object"):
+                    "rows.jsonl:6: a question without a picture", "rows.jsonl:7: 'image' is not",
+                    "rows.jsonl:8: unreadable JSON", "rows.jsonl:9: the JSON is not an object"):
         assert message in printed.err
     assert [r["task"] for r, _ in records(tmp_path / "out")] == ["visual_question", "text"]
+    assert main([str(file), "--out", str(tmp_path / "out")]) == 2
+    assert "holds shards of an earlier run" in capsys.readouterr().err
 
 
 def test_lines_of_text_and_nothing(tmp_path, capsys):

@@ -33,6 +33,8 @@ def last_error(done) -> str:
     (["stage=sft", "learning_rate=1"], "no config field 'learning_rate'"),
     (["stage=sft", "init_from=a", "init_from_encoder=b"], "init_from=a brings its own encoder"),
     (["stage=aligner", "model.lora.rank=4"], "stage=aligner trains whole matrices"),
+    (["stage=sft", "model.lora.rank=4", "strategy=zero3"], "take strategy=zero2"),
+    (["stage=sft", "--multirun", "seed=0,1", "strategy=ddp"], "--multirun is for strategy=single"),
     (["stage=sft", "+trainer.max_step=1"], "unknown config key 'trainer.max_step'"),
     (["stage=aut", "data.train={a: x, b: x}"], "no shards at 'x'"),
     (["stage=sft", "model=huge"], "Could not find 'model/huge' Available options"),
@@ -133,7 +135,11 @@ def test_lora_freezing_and_wandb_offline(command_line, finished_run, corpus, tmp
     changed = {name for name in before if not before[name].equal(after[name])}
     assert changed and all("language_model.layers" in name for name in changed)
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
-    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    file, = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert (tmp_path / "wandb_id").read_text() in file.name
+    written = file.read_bytes()  # of its records, keys and values are plain text
+    for field in (b"max_steps", b"lr_from_scratch", b"test/wer", b"train/loss"):
+        assert field in written
 
 
 def test_truncated_training_shard_is_named(command_line, corpus, tmp_path):

@@ -201,6 +201,14 @@ def test_muon_wherever_matrices_are_whole(config):
     assert optimizer_name(config("stage.optimizer.name=adamw")) == "adamw"
 
 
+def test_a_recognisers_new_tower_learns_from_nothing(config, run):
+    rates = learning_rates(config("stage.init_from=a/recogniser"))
+    assert rates == pytest.approx({"audio_adapter": 2e-4, "audio_encoder": 2e-4,
+                                   "vision_adapter": 2e-3, "vision_encoder": 2e-3,
+                                   "language_model": 2e-4})
+    assert set(learning_rates(config(f"stage.init_from={run / 'model'}")).values()) == {2e-4}
+
+
 def test_wrong_tokens_where_the_language_model_learns_from_nothing(config):
     assert wrong_token_share(config()) == 0.15
     assert wrong_token_share(config("stage.init_from_encoder=x")) == 0.15
@@ -318,6 +326,9 @@ def test_bad_samples_of_ones_own_shards(broken, command_line, tmp_path):
     none = [f"stage.phases.general.passes.all.weights.{name}=0" for name in weights]
     refused = command_line(*given, small=False, check=False)
     assert refused.returncode == 2 and "no source captions in data.sources" in refused.stderr
+    mistyped = command_line(*OWN, f"run_dir={tmp_path}", "data.sources={pictures: x}", small=False,
+                            check=False)
+    assert "data.sources.pictures=x: say {train: SHARDS}" in mistyped.stderr
     given += [*none, "+stage.phases.general.passes.all.weights.pictures=1"]
     refused = command_line(*given, small=False, check=False)
     assert refused.returncode == 2
