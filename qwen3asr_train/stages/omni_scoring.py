@@ -104,8 +104,9 @@ def same(expected: str, found: str) -> bool:
 @torch.inference_mode()
 def answer_all(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: data.SampleReader,
                entries: Sequence[Entry], options: DictConfig) -> list[tuple[Entry, dict, str]]:
-    """Each sample with its record and the model's greedy answer."""
-    found = []
+    """Each sample with its record and the model's greedy answer. That some are cut is logged; where
+    most are, the model has not learned to end."""
+    found, cut = [], 0
     ordered = sorted(entries, key=lambda entry: (entry.duration, entry.key))
     for start in range(0, len(ordered), options.batch):
         part = ordered[start:start + options.batch]
@@ -116,7 +117,11 @@ def answer_all(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: dat
             answers = model.answer(batch, options.max_new_tokens).tolist()
         for entry, (record, _), row in zip(part, read, answers, strict=True):
             ends = [i for i, token in enumerate(row) if token in model.config.eos_token_id]
+            cut += not ends
             found.append((entry, record, tokenizer.decode(row[:ends[0]] if ends else row)))
+    if 0 < cut < len(found) / 2:
+        log.warning("%d of %d answers are cut at stage.evaluation.max_new_tokens=%d", cut,
+                    len(found), options.max_new_tokens)
     return found
 
 
