@@ -87,7 +87,7 @@ def convert(items: Iterable[Item | Bad], out: str | Path, *, source: str, worker
     settings = {"source": source, "shard_size": shard_size, "audio_format": audio_format,
                 "language": language, "any_language": any_language, "splits": dict(splits or {})}
     labels = _Labels(language, any_language)
-    samples = seconds = shards = bad = resumed = 0
+    samples = seconds = shards = bad = resumed = no_language = 0
     receipts: set[Path] = set()
     of_splits = dict.fromkeys([*settings["splits"], "train"], 0) if splits else {}
     try:
@@ -100,7 +100,7 @@ def convert(items: Iterable[Item | Bad], out: str | Path, *, source: str, worker
                     of_splits[block.split] += receipt.samples
                 samples, seconds = samples + receipt.samples, seconds + receipt.seconds
                 shards, bad = shards + bool(receipt.samples), bad + len(receipt.bad)
-                resumed += was_there
+                resumed, no_language = resumed + was_there, no_language + receipt.no_language
                 if progress is not None:
                     progress(receipt)
                 if max_bad is not None and bad > max_bad:
@@ -116,8 +116,7 @@ def convert(items: Iterable[Item | Bad], out: str | Path, *, source: str, worker
     if not samples:
         raise UserError(f"nothing was written: all {bad} items are bad, listed in {bad_list}"
                         if bad else "nothing was written: the source holds no items")
-    return Summary(out, samples, seconds, shards, bad, resumed, bad_list, of_splits,
-                   labels.no_language)
+    return Summary(out, samples, seconds, shards, bad, resumed, bad_list, of_splits, no_language)
 
 
 class _Labels:
@@ -125,7 +124,7 @@ class _Labels:
 
     def __init__(self, default: str | None, any_language: bool):
         self._known: dict[str, str | None] = {}
-        self._any, self.no_language = any_language, 0
+        self._any = any_language
         try:
             self._default = self._name(default) if default else None
         except DataError as error:
@@ -156,8 +155,6 @@ class _Labels:
             says_none = language is None
         if found := _SPECIAL_TOKEN.search(f"{text} {item.context or ''}"):
             raise DataError(f"the text or context holds the special token {found[0]!r}")
-        if text and language is None and item.task == "asr":
-            self.no_language += 1
         task = "nonspeech" if says_none and not text and item.task == "asr" else item.task
         return replace(item, text=text, language=language, task=task)
 

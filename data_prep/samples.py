@@ -100,6 +100,7 @@ class Receipt:
     samples: int
     seconds: float
     bad: list[dict]  # Bad as dicts
+    no_language: int = 0  # samples of speech with a transcript and no language
 
     def write(self, path: Path) -> None:
         """Write it whole or not at all."""
@@ -279,7 +280,7 @@ def write_block(block: Block) -> Receipt:
     A block without one good item has a receipt and no shard. Raises UserError when the folder
     cannot be written (full disk, no permission), Cancelled when the run was stopped.
     """
-    bad, samples, seconds = list(block.bad), 0, 0.0
+    bad, samples, seconds, no_language = list(block.bad), 0, 0.0, 0
     try:
         with ShardWriter(block.folder, max_samples=len(block.items) + 1,
                          first=block.number) as writer:
@@ -294,8 +295,9 @@ def write_block(block: Block) -> Receipt:
                 record = record_of(item, block.source) | {"duration": duration}
                 writer.write(item.key, record, audio, extension)
                 samples, seconds = samples + 1, seconds + duration
+                no_language += bool(item.text and not item.language and item.task == "asr")
         receipt = Receipt(block.digest, samples, round(seconds, 6),
-                          [asdict(entry) for entry in bad])
+                          [asdict(entry) for entry in bad], no_language)
         receipt.write(block.receipt)
     except OSError as error:
         raise UserError(f"cannot write shards to {block.folder}: {error.strerror}; whole shards "

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from secrets import token_hex
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -33,17 +34,15 @@ def finish_tracking(metrics: dict[str, float] | None) -> None:
     if wandb is None or wandb.run is None:
         return
     wandb.run.summary.update(metrics or {})
-    wandb.finish(exit_code=1 if metrics is None else 0, quiet=True)
+    wandb.finish(exit_code=1 if metrics is None else 0)
 
 
 def _id_of(root: Path) -> str | None:
     """The run's id, made when there is none; None but on rank 0, which alone logs."""
     if rank_zero_only.rank:
         return None
-    from wandb.util import generate_id
-
     path = root / _ID_FILE
     if not path.is_file():
         root.mkdir(parents=True, exist_ok=True)
-        path.write_text(generate_id())
+        path.write_text(token_hex(4))
     return path.read_text()
