@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.table import Table
 
@@ -79,7 +79,10 @@ def quoted(text: str) -> str:
 
 
 def refuse_unknown_keys(config: DictConfig) -> None:
-    """UserError for keys that no config group defines, e.g. one misspelt in an experiment file."""
+    """UserError for keys that no config group defines, e.g. one misspelt in an experiment file.
+
+    What ``debug=`` sets of fields that this stage or data do not have is left out.
+    """
     groups = HydraConfig.get().runtime.choices
     overrides = [f"{group}={choice}" for group, choice in groups.items()
                  if choice and "/" not in group and group not in ("experiment", "debug")]
@@ -89,6 +92,13 @@ def refuse_unknown_keys(config: DictConfig) -> None:
     free = (*OWN_NAMES, *(f"{path}." for path, value in defined.items() if value in (None, {})))
     unknown = sorted(path for path in _paths(config).keys() - defined.keys()
                      if not path.startswith(free))
+    if groups.get("debug"):
+        optional = _paths(OmegaConf.load(CONFIGS / "debug" / f"{groups['debug']}.yaml"))
+        for path in (path for path in reversed(unknown) if path in optional):
+            parent, _, name = path.rpartition(".")
+            with open_dict(config):
+                del OmegaConf.select(config, parent)[name]
+        unknown = [path for path in unknown if path not in optional]
     if unknown:
         raise UserError(f"unknown config key '{unknown[0]}'; python -m qwen3asr_train "
                         "stage=… --help lists the fields")

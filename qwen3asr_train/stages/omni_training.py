@@ -32,7 +32,9 @@ were trained for another language model: they learn as an adapter does."""
 def pass_config(config: DictConfig, one: Pass) -> DictConfig:
     """The run's config with the trainer's and optimiser's fields of a pass."""
     found = config.copy()
-    trainer = {"max_steps": one.options.steps, "validate_every": 0}
+    most = config.trainer.max_steps
+    steps = one.options.steps if most is None else min(one.options.steps, most)
+    trainer = {"max_steps": steps, "validate_every": 0}
     optimizer = {"warmup_steps": one.options.warmup_steps, "name": optimizer_name(config)}
     found.merge_with({"trainer": trainer, "stage": {"optimizer": optimizer}})
     return found
@@ -68,7 +70,7 @@ class OmniData(lightning.LightningDataModule):
     def describe(self, ranks: int) -> None:
         """One line about the pass."""
         log.info("%s/%s: %d steps of %d tokens, training %s, from %s", self._pass.phase,
-                 self._pass.name, self._pass.options.steps, self.plan.step_tokens,
+                 self._pass.name, self._config.trainer.max_steps, self.plan.step_tokens,
                  ", ".join(self._pass.options.train),
                  ", ".join(f"{name} {share:.0%}" for name, share in self.plan.weights.items()))
 

@@ -11,6 +11,7 @@ import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from qwen3asr_train import __main__, command_line
@@ -70,6 +71,18 @@ def test_an_unknown_key_in_an_experiment_file_is_refused(tmp_path, monkeypatch):
     done = subprocess.run([sys.executable, script, "stage=sft", "experiment=typo"],
                           cwd=tmp_path, capture_output=True, text=True)
     assert "unknown config key 'trainer.max_stepz'" in last_error(done)
+
+
+@pytest.mark.parametrize("arguments", [
+    ["stage=omni", "init_from=/nowhere"], ["stage=aligner", "init_from=/nowhere"],
+    ["stage=sft", "data=shards", "data.train=/nowhere"]])
+def test_debug_leaves_out_what_a_stage_or_its_data_do_not_have(arguments, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "qwen3asr_train", *arguments, "debug=quick",
+                           f"run_dir={tmp_path}"], capture_output=True, text=True)
+    assert "/nowhere" in last_error(done) and "config" not in last_error(done)
+    config = OmegaConf.load(tmp_path / "config.yaml")
+    assert config.trainer.max_steps == 4
+    assert OmegaConf.select(config, "data.corpus.train_samples") in (None, 64)
 
 
 @pytest.mark.parametrize("group", ["model", "data", "strategy", "logger", "trainer", "stage",

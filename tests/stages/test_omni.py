@@ -51,10 +51,10 @@ MODEL = ["model.tokenizer=300", "model.audio_config.d_model=32",
          "model.vision_config.hidden_size=16", "model.vision_config.intermediate_size=24"]
 SMALL = [*MODEL, "stage=omni", "data.corpus.train_samples=40", "data.corpus.test_samples=4",
          "data.corpus.picture_factor=1",
-         "data.workers=0", "trainer.log_every=1", "trainer.progress=false",
+         "data.workers=0", "trainer.max_steps=3", "trainer.log_every=1", "trainer.progress=false",
          "stage.evaluation.max_new_tokens=4",
          *(f"stage.phases.{phase}.passes.{name}.{field}" for phase, names in PASSES.items()
-           for name in names for field in ("steps=3", "step_tokens=1200", "warmup_steps=1"))]
+           for name in names for field in ("step_tokens=1200", "warmup_steps=1"))]
 
 
 @pytest.fixture(scope="module")
