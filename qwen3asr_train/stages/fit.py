@@ -140,6 +140,17 @@ class RecogniserModule(TrainingModule):
         losses = {"loss": (1.0, loss)}
         return losses if ctc is None else losses | {"ctc_loss": (self._ctc_weight, ctc)}
 
+    def parameter_groups(self) -> list[tuple[list[str], dict]]:
+        """Weight decay on matrices; the language model at its share of the learning rate."""
+        groups, scale = super().parameter_groups(), \
+            self._optimizer.get("language_model_lr_scale", 1.0)
+        if scale == 1:
+            return groups
+        own_rate = {"lr": scale * self._optimizer["lr"]}
+        return [group for names, own in groups for group in (
+            ([name for name in names if not in_language_model(name)], own),
+            ([name for name in names if in_language_model(name)], own | own_rate))]
+
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Loss and greedy transcripts of one batch."""
         self._losses.append((float(self.model.target_loss(batch["inputs"])[0]),
@@ -157,6 +168,11 @@ class RecogniserModule(TrainingModule):
         loss = sum(loss for loss, _ in losses) / max(1, sum(count for _, count in losses))
         self.log_row({"val/loss": loss, "val/wer": scores["wer"],
                       "val/lid_accuracy": scores["lid_accuracy"]})
+
+
+def in_language_model(name: str) -> bool:
+    """Whether a parameter is of the language model, tied embeddings and adapters included."""
+    return ".language_model." in name or "lm_head." in name
 
 
 @dataclass

@@ -4,11 +4,18 @@ import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
+
+from qwen3asr_train import command_line as commands
+from qwen3asr_train.models import asr
+from qwen3asr_train.stages.fit import RecogniserModule
 
 
 def losses(folder) -> dict[int, float]:
@@ -117,3 +124,25 @@ def test_two_processes_train_as_one(command_line, one_process, tmp_path, strateg
     final = weights(tmp_path)
     for name, value in weights(one_process).items():
         torch.testing.assert_close(final[name], value, rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_language_model_may_have_its_share_of_the_learning_rate(finished_run, name):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(commands.CONFIGS), version_base="1.3"):
+        config = compose("config", ["stage=sft", f"stage.optimizer.name={name}",
+                                    "stage.optimizer.muon_lr_scale=2",
+                                    "stage.optimizer.language_model_lr_scale=0.25"])
+    model, processor = asr.load(str(finished_run / "model"))
+    module = RecogniserModule(model, processor.tokenizer, config, lr=1e-3, ctc_weight=0.0)
+    module._trainer = SimpleNamespace(max_steps=10)
+    optimizer = module.configure_optimizers()["optimizer"]
+    names = {id(p): n for n, p in module.named_parameters()}
+    rates = {names[id(p)]: group["initial_lr"] / (2 if group.get("muon") else 1)
+             for group in optimizer.param_groups for p in group["params"]}
+    assert set(rates) == set(names.values())
+    slow = {n for n in rates if n.startswith("model.model.language_model.")}
+    assert {rates[n] for n in slow} == {2.5e-4}
+    assert {rates[n] for n in rates.keys() - slow} == {1e-3}
+    assert all(group["weight_decay"] == (config.stage.optimizer.weight_decay if p.ndim > 1 else 0)
+               for group in optimizer.param_groups for p in group["params"])
