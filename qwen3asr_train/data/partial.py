@@ -48,9 +48,10 @@ class Partial:
         written = ""
         if spans and rng.random() < self.continuation_share:
             known = [end for _, end, said in spans if said <= heard - self.chunk_seconds]
-            known = known[:len(known) - self.fallback_words]
+            known = known[:max(0, len(known) - self.fallback_words)]
             if known:
                 written = self._written(record["text"], spans[:len(known)], rng)
+            if written:  # else the only word was dropped, and the answer begins at the beginning
                 text = record["text"][known[-1]:len(text)]
         return Part(heard, written, text)
 

@@ -2,11 +2,13 @@
 
 The server is started by the user on a folder that the run writes its weights to:
 
-    VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER
+    VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --logprobs-mode processed_logprobs
 
-Answers are drawn through its OpenAI-compatible ``/v1/chat/completions`` with ``input_audio``,
-``logprobs`` and ``return_token_ids``; new weights are read from the folder at
-``/collective_rpc`` ``reload_weights`` (docs.vllm.ai: OpenAI-compatible server; sleep mode, RLHF).
+so that log-probabilities are those of the temperature that was drawn with. Answers are drawn
+through its OpenAI-compatible ``/v1/chat/completions`` with ``input_audio``, ``logprobs`` and
+``return_token_ids``; new weights are read from the folder at ``/collective_rpc``
+``reload_weights``, and what was cached of prompts under the old ones is dropped at
+``/reset_prefix_cache`` (docs.vllm.ai: OpenAI-compatible server; sleep mode, RLHF).
 """
 
 import base64
@@ -42,6 +44,7 @@ class PolicyServer:
     def reload(self) -> None:
         """Have the server read the weights in ``folder`` anew."""
         self._post("/collective_rpc", {"method": "reload_weights"})
+        self._post("/reset_prefix_cache", {})
 
     def sample(self, utterances: Sequence[tuple[np.ndarray, str]], group: int, temperature: float,
                max_new_tokens: int, seeds: Sequence[int]) -> list[list[Answer]]:

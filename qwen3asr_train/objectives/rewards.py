@@ -5,7 +5,8 @@ A reward takes ``prompts``, ``completions`` (raw outputs, special tokens include
 it returns n numbers, greater is better. Columns here: ``text``, ``language``, ``task``,
 ``entities``, ``listed`` (names in the context), ``context``, ``duration`` (s) and
 ``english_normaliser``. A reward function written for TRL's ``GRPOTrainer`` can be named in the
-config as it is.
+config as it is, but for None, which is as bad a reward as NaN here (``stage.bad_rewards``): 0 is
+what does not count.
 """
 
 import importlib

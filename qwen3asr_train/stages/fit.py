@@ -25,7 +25,7 @@ from qwen3asr_train.options import as_arguments
 from qwen3asr_train.runtime.checkpoint import refuse_used_folder, resume_from
 from qwen3asr_train.runtime.metrics import read_history
 from qwen3asr_train.runtime.training import TrainingModule, build_trainer
-from qwen3asr_train.stages.scoring import gather_lists, read_batch
+from qwen3asr_train.stages.scoring import gather_lists, read_batch, refuse_skipped
 from qwen3asr_train.stages.setup import Splits, sample_entries
 
 log = logging.getLogger(__name__)
@@ -133,6 +133,8 @@ class RecogniserModule(TrainingModule):
         self._max_new_tokens = config.stage.decoding.max_new_tokens
         self._utterances: list[tuple[Utterance, Entry]] = []
         self._losses: list[tuple[float, int]] = []
+        self._skipped: list[str] = []
+        self._config = config
 
     def summed_losses(self, batch: dict) -> dict:
         """Cross-entropy summed over target tokens, and CTC where it is on."""
@@ -153,6 +155,7 @@ class RecogniserModule(TrainingModule):
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Loss and greedy transcripts of one batch."""
+        self._skipped += batch["meta"]["skipped"]
         self._losses.append((float(self.model.target_loss(batch["inputs"])[0]),
                              batch["meta"]["target_tokens"]))
         generated = generate(self.model, batch["inputs"], self._max_new_tokens,
@@ -163,7 +166,8 @@ class RecogniserModule(TrainingModule):
     def on_validation_epoch_end(self) -> None:
         """One row of val/* over all ranks."""
         utterances, losses = gather_lists(self._utterances), gather_lists(self._losses)
-        self._utterances, self._losses = [], []
+        refuse_skipped(gather_lists(self._skipped), self._config)
+        self._utterances, self._losses, self._skipped = [], [], []
         scores = score([utterance for utterance, _ in utterances])
         loss = sum(loss for loss, _ in losses) / max(1, sum(count for _, count in losses))
         self.log_row({"val/loss": loss, "val/wer": scores["wer"],

@@ -30,6 +30,9 @@ from qwen3asr_train.stages.sft import train_recogniser
 ANSWERS = "rollouts.jsonl"
 """Some of the answers to each rollout, in the run folder."""
 
+FIGURES = ("ratio", "ratio_deviation", "clip_share", "kl", "log_prob_gap", "entropy")
+"""Of a step, beside its loss: means over the answers."""
+
 SHOWN_GROUPS = 4
 """Utterances of each rollout whose answers are kept there."""
 
@@ -38,12 +41,29 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     """Train, save ``RUN/model``, score the test set, write report and metrics; returns these."""
     if config.stage.init_from is None:
         raise UserError("stage=rl goes on from a recogniser: init_from=RUN/model")
+    if config.model.attn_implementation != "sdpa":
+        raise UserError("stage=rl packs the answers to an utterance behind its prompt, with a mask "
+                        "of its own: model.attn_implementation=sdpa")
+    if config.stage.server.url:
+        refuse_beside_server(config)
     rewards = RewardSum.of(OmegaConf.to_container(config.stage.rewards),
                            config.stage.own_rewards)
     return train_recogniser(
         config, run_dir,
         lambda model, processor: PolicyModule(model, processor, config, rewards, run_dir),
         PolicyData, lambda: {"answers": read_history(run_dir / ANSWERS)})
+
+
+def refuse_beside_server(config: DictConfig) -> None:
+    """UserError for what a server would not hear or read as the training process does."""
+    if config.model.lora.rank:
+        raise UserError("stage.server with model.lora: the server reads whole matrices; leave out "
+                        "one of them")
+    drawn = [name for name in ("warp_share", "frequency_masks", "time_masks")
+             if config.data.augmentation[name]]
+    if drawn:
+        raise UserError(f"stage.server hears waveforms, and data.augmentation.{drawn[0]} changes "
+                        "features: set it to 0")
 
 
 class PolicyData(SpeechData):
@@ -118,15 +138,16 @@ class PolicyModule(RecogniserModule):
                            self.roller.sampling.max_new_tokens)
         answers = sum(len(group.answers) for group in answered.groups)
         if not answers:  # a blank: the graph is walked, and adds nothing
-            return {"loss": (1.0, 0.0 * loss.total)}
+            nothing = torch.zeros((), device=loss.total.device)  # the ranks sum the same figures
+            return {"loss": (1.0, 0.0 * loss.total)} | dict.fromkeys(FIGURES, (0.0, nothing))
         scale = batch["meta"]["target_tokens"] / answers  # the log divides by target tokens
         lengths = mask.sum(1)
         gap = ((_padded(found.detach(), mask) - inputs["old_log_probs"]).abs() * mask).sum(1)
-        figures = {"ratio": loss.ratio, "ratio_deviation": (loss.ratio - 1).abs(),
-                   "clip_share": loss.clipped, "kl": loss.kl, "log_prob_gap": gap / lengths,
-                   "entropy": _padded(entropy, mask).sum(1) / lengths}
+        figures = (loss.ratio, (loss.ratio - 1).abs(), loss.clipped, loss.kl, gap / lengths,
+                   _padded(entropy, mask).sum(1) / lengths)
         return {"loss": (1.0, loss.total)} | {
-            name: (0.0, scale * values.sum()) for name, values in figures.items()}
+            name: (0.0, scale * values.sum())
+            for name, values in zip(FIGURES, figures, strict=True)}
 
     def _reference_log_probs(self, inputs: dict) -> torch.Tensor | None:
         """Under the model that training began with; None without a KL term."""

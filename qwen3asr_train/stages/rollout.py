@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from transformers import Qwen3ASRProcessor
 
+from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.collate import Example, collate
 from qwen3asr_train.data.context import DrawnContext
-from qwen3asr_train.data.dataset import sum_over_ranks
+from qwen3asr_train.data.dataset import is_text, sum_over_ranks
 from qwen3asr_train.data.plan import sample_rng, sample_seed
 from qwen3asr_train.data.rollouts import Rollout
 from qwen3asr_train.data.shards import Entry
@@ -28,6 +29,7 @@ from qwen3asr_train.models.policy import Sampling, pack, sample_answers
 from qwen3asr_train.objectives.gspo import Objective, group_advantages, normaliser
 from qwen3asr_train.objectives.rewards import RewardSum
 from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
+from qwen3asr_train.stages.scoring import gather_lists
 
 FLAT = 1e-6
 """Rewards of a group that differ less than this have no variance."""
@@ -87,6 +89,11 @@ class Roller:
         self.objective = Objective(**OmegaConf.to_container(options.objective))
         self.guard = RepetitionGuard(**OmegaConf.to_container(options.guard))
         self.server = PolicyServer(**options.server) if options.server.url else None
+        if options.bad_rewards not in ("stop", "drop"):
+            raise UserError(f"stage.bad_rewards: stop or drop, not {options.bad_rewards}")
+        if self.sampling.group < 2:
+            raise UserError("stage.sampling.group: answers to an utterance are compared with each "
+                            "other, so at least 2")
         self.stop_at_bad_rewards = options.bad_rewards == "stop"
         self.english_normaliser = config.data.english_normaliser
         self.seed, self.synced = config.seed, synced
@@ -104,18 +111,24 @@ class Roller:
         if self.server:
             self._update_server()
         restored = self._restored(rollout)
+        met: list[Group] = []
         for i, (batch, spares) in enumerate(rollout.parts):
-            groups = restored[i] if i in restored else self._varied(batch, spares, number, tally)
+            if i in restored:
+                groups, found = restored[i], restored[i]
+            else:
+                groups, found = self._varied(batch, spares, number, tally)
+            met += [group for group in found if group.whole]
             batch["meta"]["answered"] = Answered(groups, self._training_batch(batch, groups))
         self.model.train()
         batches = [batch for batch, _ in rollout.parts]
         self._share_counts(batches)
-        groups = [group for batch in batches for group in batch["meta"]["answered"].groups]
-        return self._figures(groups, tally, time.perf_counter() - started)
+        return self._figures(met, tally, time.perf_counter() - started)
 
     def _varied(self, batch: dict, spares: list[dict], number: int, tally: Counter
-                ) -> list[Group]:
-        """Groups to train on: those with variance, and spares for the others."""
+                ) -> tuple[list[Group], list[Group]]:
+        """Groups to train on: those with variance, and spares for the others; and all of the
+        batch, which are what figures are about: a policy whose answers are all alike shows there.
+        """
         found = self._sampled(batch, number)
         tally["flat"] += sum(group.flat for group in found if group.whole)
         tally["dropped"] += sum(not group.whole for group in found)
@@ -128,7 +141,7 @@ class Roller:
             fresh = [g for g in self._sampled(spare, number) if g.whole and not g.flat]
             tally["replaced"] += len(fresh[:wanted - len(kept)])
             kept += fresh[:wanted - len(kept)]
-        return kept
+        return kept, found
 
     def _groups(self, batch: dict) -> list[Group]:
         meta = batch["meta"]
@@ -139,9 +152,10 @@ class Roller:
     def _sampled(self, batch: dict, number: int) -> list[Group]:
         """Every utterance of a batch with answers and rewards."""
         groups = self._groups(batch)
-        limits = [min(self.sampling.max_new_tokens, self.guard.limit(g.entry.duration))
-                  for g in groups] or [1]
-        sampling = replace(self.sampling, max_new_tokens=max(limits))
+        limits = [self._limit(group) for group in groups] or [1]
+        # with weights split over ranks, all run the model equally often
+        most = max(gather_lists(limits) if self.synced else limits)
+        sampling = replace(self.sampling, max_new_tokens=most)
         names = [f"{group.name}/answers" for group in groups]
         audio = None
         if not self.server or self.frozen_audio:
@@ -149,6 +163,9 @@ class Roller:
             with torch.no_grad():
                 audio = self.model.encode_audio(inputs)
         if self.server:
+            if text := next((g for g in groups if is_text(g.record)), None):
+                raise UserError(f"{text.entry.name}: text in place of audio cannot be sent to "
+                                "stage.server")
             answers = self.server.sample(
                 [(g.waveform, g.context.text) for g in groups], sampling.group,
                 sampling.temperature, sampling.max_new_tokens,
@@ -165,6 +182,13 @@ class Roller:
         self._reward(groups)
         return groups
 
+    def _limit(self, group: Group) -> int:
+        """The longest answer to an utterance, as it is heard."""
+        if is_text(group.record):
+            return self.sampling.max_new_tokens
+        return min(self.sampling.max_new_tokens,
+                   self.guard.limit(len(group.waveform) / SAMPLE_RATE))
+
     def _update_server(self) -> None:
         """Write the weights to the server's folder and have it read them."""
         weights = gather_weights(self.model)
@@ -177,7 +201,9 @@ class Roller:
         """Of a frozen encoder, what it made of each utterance; a blank's is last."""
         if self.frozen_audio and groups:
             lengths = [g.example.prompt.count(self.model.config.audio_token_id) for g in groups]
-            for group, tokens in zip(groups, audio.split(lengths), strict=True):
+            # text alone has no tokens; a batch of nothing else holds a blank's
+            heard = audio[:sum(lengths)].split(lengths)
+            for group, tokens in zip(groups, heard, strict=True):
                 group.audio = tokens
 
     def _restored(self, rollout: Rollout) -> dict[int, list[Group]]:

@@ -165,9 +165,9 @@ def told_language(record: dict) -> str | None:
 
 
 def refuse_skipped(skipped: list[str], config: DictConfig) -> None:
-    """UserError when more test samples are unusable than ``data.max_bad_samples``."""
+    """UserError when more samples to score are unusable than ``data.max_bad_samples``."""
     if len(skipped) > config.data.max_bad_samples:
-        raise UserError(f"{len(skipped)} unusable test samples, data.max_bad_samples="
+        raise UserError(f"{len(skipped)} unusable samples to score, data.max_bad_samples="
                         f"{config.data.max_bad_samples}; {skipped[0]}")
 
 

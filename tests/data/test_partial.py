@@ -45,13 +45,22 @@ def test_a_prefix_has_the_words_said_until_its_end(record, seed):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.floats(0, 1), st.integers(0, 10_000))
-def test_a_continuation_is_the_rest_of_the_same_text(prefix, seed):
-    options = Partial(prefix, 1.0, wrong_share=0.0, chunk_seconds=1.0, fallback_words=1)
+@given(st.floats(0, 1), st.integers(0, 6), st.integers(0, 10_000))
+def test_a_continuation_is_the_rest_of_the_same_text(prefix, fallback, seed):
+    options = Partial(prefix, 1.0, wrong_share=0.0, chunk_seconds=1.0, fallback_words=fallback)
     part = options.draw(ENGLISH, 3.2, np.random.default_rng(seed))
     assert ENGLISH["text"].startswith(part.written + part.text)
     words = [word for word, _, end in ENGLISH["words"] if end <= part.heard - 1.0]
-    assert len(part.written.split()) == max(0, len(words) - 1)
+    assert len(part.written.split()) == max(0, len(words) - fallback)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([ENGLISH, CHINESE]), st.integers(0, 6), st.integers(0, 10_000))
+def test_an_answer_that_begins_with_nothing_begins_at_the_beginning(record, fallback, seed):
+    options = Partial(0.0, 1.0, wrong_share=1.0, chunk_seconds=0.2, fallback_words=fallback)
+    part = options.draw(record, 3.2, np.random.default_rng(seed))
+    assert part.text == record["text"] if not part.written else \
+        record["text"].endswith(part.text) and len(part.text) < len(record["text"])
 
 
 def test_wrong_prefixes_keep_the_rest_right():

@@ -66,7 +66,8 @@ def test_answers_come_in_order_with_their_log_probabilities(server):
 
 def test_new_weights_are_asked_for(server):
     server.reload()
-    assert StandIn.asked == [("/collective_rpc", {"method": "reload_weights"})]
+    assert StandIn.asked == [("/collective_rpc", {"method": "reload_weights"}),
+                             ("/reset_prefix_cache", {})]
 
 
 @pytest.mark.parametrize("change, message", [

@@ -109,6 +109,12 @@ def without_spares(run, tmp_path_factory):
     return folder
 
 
+def test_ranks_whose_answers_are_cut_at_other_lengths_go_on_together(run, tmp_path):
+    run(tmp_path, "stage.spares=0", "strategy=zero3", "strategy.devices=2", "trainer.max_steps=2",
+        "stage.guard.allowance=1", "stage.guard.max_tokens_per_second=2")
+    assert len(rows(tmp_path)) == 2 and rows(tmp_path, "rollout/unfinished")[1] > 0
+
+
 @pytest.mark.parametrize(("strategy", "accumulate"), [("ddp", 2), ("zero2", 1),
                                                       ("zero3", 2)])
 def test_two_processes_train_as_one(run, without_spares, tmp_path, strategy, accumulate):
@@ -175,7 +181,12 @@ def test_a_users_rewards(run, tmp_path):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["stage.own_rewards=[wer]"], "'wer' is no module:function"),
     (["stage.objective.level=word"], "level='word'"),
-    (["init_from=null"], "init_from=RUN/model")])
+    (["init_from=null"], "init_from=RUN/model"),
+    (["stage.bad_rewards=skip"], "stop or drop, not skip"),
+    (["stage.sampling.group=1"], "at least 2"),
+    (["model.attn_implementation=eager"], "model.attn_implementation=sdpa"),
+    (["stage.server.url=http://x", "model.lora.rank=4"], "model.lora"),
+    (["stage.server.url=http://x", "data.augmentation.time_masks=1"], "augmentation.time_masks")])
 def test_mistakes_are_one_line(run, tmp_path, arguments, message):
     done = run(tmp_path, *arguments, check=False)
     assert done.returncode == 2 and message in done.stderr
