@@ -7,7 +7,7 @@
 set -euo pipefail
 python=${PYTHON:-python}
 work=${WORK:-runs/embedded_rl}
-steps=${STEPS:-400}
+steps=${STEPS:-500}
 declare -A command=(
   [gspo]="stage=rl experiment=embedded_rl"
   [sft]="stage=sft experiment=embedded_rl_control"
