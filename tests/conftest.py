@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 
 from data_prep.embedded import Corpus, ensure_corpus
+from qwen3asr_train.command_line import CONFIGS
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,6 +65,14 @@ def command_line(cache, tmp_path_factory):
         return done
 
     return run
+
+
+@pytest.fixture
+def composed():
+    """A config of overrides, in this process."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield lambda *overrides: compose("config", list(overrides))
 
 
 SMALL = [f"data.corpus.{name}={value}" for name, value in MINI.items()] + [

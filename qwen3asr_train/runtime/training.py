@@ -6,6 +6,7 @@ validation does; optimiser, normalisation, logging and guards are here.
 
 import math
 import time
+from collections.abc import Callable, Hashable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,14 @@ class TrainingModule(lightning.LightningModule):
             optimizer = torch.optim.AdamW(groups, **shared, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def at_rates(groups: list[tuple[list[str], dict]], part_of: Callable[[str], Hashable],
+             rates: dict[Hashable, float]) -> list[tuple[list[str], dict]]:
+    """Groups of :meth:`TrainingModule.parameter_groups`, cut up by the part that each parameter's
+    name belongs to; part by part, with the part's learning rate."""
+    return [([name for name in names if part_of(name) == part], own | {"lr": rate})
+            for part, rate in rates.items() for names, own in groups]
 
 
 class _WriteRows(Callback):

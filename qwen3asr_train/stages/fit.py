@@ -24,7 +24,7 @@ from qwen3asr_train.evaluation.metrics import Utterance, score
 from qwen3asr_train.options import as_arguments
 from qwen3asr_train.runtime.checkpoint import refuse_used_folder, resume_from
 from qwen3asr_train.runtime.metrics import read_history
-from qwen3asr_train.runtime.training import TrainingModule, build_trainer
+from qwen3asr_train.runtime.training import TrainingModule, at_rates, build_trainer
 from qwen3asr_train.stages.scoring import gather_lists, read_batch, refuse_skipped
 from qwen3asr_train.stages.setup import Splits, sample_entries
 
@@ -144,14 +144,10 @@ class RecogniserModule(TrainingModule):
 
     def parameter_groups(self) -> list[tuple[list[str], dict]]:
         """Weight decay on matrices; the language model at its share of the learning rate."""
-        groups, scale = super().parameter_groups(), \
-            self._optimizer.get("language_model_lr_scale", 1.0)
-        if scale == 1:
-            return groups
-        own_rate = {"lr": scale * self._optimizer["lr"]}
-        return [group for names, own in groups for group in (
-            ([name for name in names if not in_language_model(name)], own),
-            ([name for name in names if in_language_model(name)], own | own_rate))]
+        groups, lr = super().parameter_groups(), self._optimizer["lr"]
+        scale = self._optimizer.get("language_model_lr_scale", 1.0)  # not every stage has one
+        return groups if scale == 1 else at_rates(
+            groups, in_language_model, {False: lr, True: scale * lr})
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Loss and greedy transcripts of one batch."""

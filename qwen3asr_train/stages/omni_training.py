@@ -11,7 +11,7 @@ from qwen3asr_train.data.omni import OmniDataset, SampleReader, measured
 from qwen3asr_train.data.packing import TokenPlan
 from qwen3asr_train.data.plan import sample_seed
 from qwen3asr_train.models import omni
-from qwen3asr_train.runtime.training import TrainingModule, splits_matrices
+from qwen3asr_train.runtime.training import TrainingModule, at_rates, splits_matrices
 from qwen3asr_train.stages.omni_setup import Pass
 
 log = logging.getLogger(__name__)
@@ -111,12 +111,8 @@ class OmniModule(TrainingModule):
 
     def parameter_groups(self) -> list[tuple[list[str], dict]]:
         """Each part's parameters with its learning rate; weight decay on matrices."""
-        groups = []
-        for part, rate in self._rates.items():
-            for names, own in super().parameter_groups():
-                groups.append(([n for n in names if omni.part_of(
-                    n.removeprefix("model.")) == part], own | {"lr": rate}))
-        return groups
+        return at_rates(super().parameter_groups(),
+                        lambda name: omni.part_of(name.removeprefix("model.")), self._rates)
 
     def realised(self, weights: dict[str, float]) -> dict[str, float]:
         """Share of the tokens that came from each source since training began or went on, and of

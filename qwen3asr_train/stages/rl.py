@@ -41,11 +41,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     """Train, save ``RUN/model``, score the test set, write report and metrics; returns these."""
     if config.stage.init_from is None:
         raise UserError("stage=rl goes on from a recogniser: init_from=RUN/model")
-    if config.model.attn_implementation != "sdpa":
-        raise UserError("stage=rl packs the answers to an utterance behind its prompt, with a mask "
-                        "of its own: model.attn_implementation=sdpa")
-    if config.stage.server.url:
-        refuse_beside_server(config)
+    refuse_mistakes(config)
     rewards = RewardSum.of(OmegaConf.to_container(config.stage.rewards),
                            config.stage.own_rewards)
     return train_recogniser(
@@ -54,8 +50,20 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
         PolicyData, lambda: {"answers": read_history(run_dir / ANSWERS)})
 
 
-def refuse_beside_server(config: DictConfig) -> None:
-    """UserError for what a server would not hear or read as the training process does."""
+def refuse_mistakes(config: DictConfig) -> None:
+    """UserError for what cannot be trained so, and for what a server would not hear or read as the
+    training process does."""
+    stage = config.stage
+    if config.model.attn_implementation != "sdpa":
+        raise UserError("stage=rl packs the answers to an utterance behind its prompt, with a mask "
+                        "of its own: model.attn_implementation=sdpa")
+    if stage.bad_rewards not in ("stop", "drop"):
+        raise UserError(f"stage.bad_rewards: stop or drop, not {stage.bad_rewards}")
+    if stage.sampling.group < 2:
+        raise UserError("stage.sampling.group: answers to an utterance are compared with each "
+                        "other, so at least 2")
+    if not stage.server.url:
+        return
     if config.model.lora.rank:
         raise UserError("stage.server with model.lora: the server reads whole matrices; leave out "
                         "one of them")

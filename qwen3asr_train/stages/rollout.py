@@ -89,11 +89,6 @@ class Roller:
         self.objective = Objective(**OmegaConf.to_container(options.objective))
         self.guard = RepetitionGuard(**OmegaConf.to_container(options.guard))
         self.server = PolicyServer(**options.server) if options.server.url else None
-        if options.bad_rewards not in ("stop", "drop"):
-            raise UserError(f"stage.bad_rewards: stop or drop, not {options.bad_rewards}")
-        if self.sampling.group < 2:
-            raise UserError("stage.sampling.group: answers to an utterance are compared with each "
-                            "other, so at least 2")
         self.stop_at_bad_rewards = options.bad_rewards == "stop"
         self.english_normaliser = config.data.english_normaliser
         self.seed, self.synced = config.seed, synced
@@ -113,10 +108,8 @@ class Roller:
         restored = self._restored(rollout)
         met: list[Group] = []
         for i, (batch, spares) in enumerate(rollout.parts):
-            if i in restored:
-                groups, found = restored[i], restored[i]
-            else:
-                groups, found = self._varied(batch, spares, number, tally)
+            groups, found = (restored[i], restored[i]) if i in restored else \
+                self._varied(batch, spares, number, tally)
             met += [group for group in found if group.whole]
             batch["meta"]["answered"] = Answered(groups, self._training_batch(batch, groups))
         self.model.train()

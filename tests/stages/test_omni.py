@@ -10,8 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 from transformers import (
     Qwen3Config,
@@ -21,7 +19,6 @@ from transformers import (
 )
 
 from data_prep import pictures
-from qwen3asr_train import command_line as commands
 from qwen3asr_train.data.shards import ShardWriter
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr, omni
@@ -188,10 +185,8 @@ def test_what_is_refused(command_line, tmp_path, arguments, message):
 
 
 @pytest.fixture()
-def config():
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(commands.CONFIGS), version_base="1.3"):
-        yield lambda *overrides: compose("config", ["stage=omni", *overrides])
+def config(composed):
+    return lambda *overrides: composed("stage=omni", *overrides)
 
 
 def test_muon_wherever_matrices_are_whole(config):

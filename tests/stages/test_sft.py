@@ -8,12 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
 
-from qwen3asr_train import command_line as commands
 from qwen3asr_train.models import asr
 from qwen3asr_train.stages.fit import RecogniserModule
 
@@ -127,12 +124,10 @@ def test_two_processes_train_as_one(command_line, one_process, tmp_path, strateg
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_the_language_model_may_have_its_share_of_the_learning_rate(finished_run, name):
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(commands.CONFIGS), version_base="1.3"):
-        config = compose("config", ["stage=sft", f"stage.optimizer.name={name}",
-                                    "stage.optimizer.muon_lr_scale=2",
-                                    "stage.optimizer.language_model_lr_scale=0.25"])
+def test_the_language_model_may_have_its_share_of_the_learning_rate(finished_run, composed, name):
+    config = composed("stage=sft", f"stage.optimizer.name={name}",
+                      "stage.optimizer.muon_lr_scale=2",
+                      "stage.optimizer.language_model_lr_scale=0.25")
     model, processor = asr.load(str(finished_run / "model"))
     module = RecogniserModule(model, processor.tokenizer, config, lr=1e-3, ctc_weight=0.0)
     module._trainer = SimpleNamespace(max_steps=10)
