@@ -15,6 +15,8 @@ IGNORE = -100
 class Example(NamedTuple):
     """One sample ready for a batch: features ``(frames, 128)``, prompt and target ids. Text alone
     has no frames. ``written``: what stands before the next token in place of the target, as long.
+    ``own``: for each token of the target, a number that chooses the model's own to stand there, or
+    one below 0.
 
     A tuple: Lightning's DeepSpeed strategy walks through batches and refuses frozen dataclasses.
     """
@@ -23,6 +25,7 @@ class Example(NamedTuple):
     prompt: list[int]
     target: list[int]
     written: list[int] | None = None
+    own: list[float] | None = None
 
     @property
     def length(self) -> int:
@@ -38,7 +41,8 @@ def collate(examples: list[Example], pad_id: int, rows: list[list[int]] | None =
     target; ``input_features`` ``(chunks, 128, 100)``, ``chunk_lengths`` ``(chunks,)`` and
     ``clip_chunks`` ``(clips,)`` as the encoder takes them. ``rows``: which examples share a row;
     ``position_ids`` ``(rows, length)`` then begin at 0 for each of them, and for the padding. By
-    default each has its own row, in order. ``with_prompts`` adds what generation starts from:
+    default each has its own row, in order. ``own_tokens`` ``(rows, length)``, where any example has
+    ``own``: -1 wherever there is none. ``with_prompts`` adds what generation starts from:
     ``prompt_ids``, ``prompt_mask`` ``(clips, prompt length)``, padded on the left. Without any
     audio there is a silent clip beyond the last, whose tokens are nowhere: the encoder runs on
     every rank.
@@ -49,7 +53,7 @@ def collate(examples: list[Example], pad_id: int, rows: list[list[int]] | None =
         packed.append(chunk(torch.zeros(CHUNK_FRAMES, MEL_BINS)))
     ids, is_token = _pad([[i for e in line for i in e.prompt + (e.written or e.target)]
                            for line in lines], pad_id)
-    labels = np.full_like(ids, IGNORE)
+    labels, own = np.full_like(ids, IGNORE), np.full(ids.shape, -1.0, np.float32)
     positions = np.cumsum(is_token == 0, axis=1) - 1
     for row, line in enumerate(lines):
         begin = 0
@@ -57,6 +61,7 @@ def collate(examples: list[Example], pad_id: int, rows: list[list[int]] | None =
             answer = begin + len(example.prompt)
             end = answer + len(example.target)
             labels[row, answer:end] = example.target
+            own[row, answer:end] = -1.0 if example.own is None else example.own
             positions[row, begin:end] = np.arange(end - begin)
             begin = end
     batch = {
@@ -66,6 +71,8 @@ def collate(examples: list[Example], pad_id: int, rows: list[list[int]] | None =
         "chunk_lengths": torch.cat([lengths for _, lengths in packed]),
         "clip_chunks": torch.tensor([len(lengths) for _, lengths in packed]),
     }
+    if any(example.own is not None for example in examples):
+        batch["own_tokens"] = torch.from_numpy(own)
     if rows:
         batch["position_ids"] = torch.from_numpy(positions)
     if with_prompts:

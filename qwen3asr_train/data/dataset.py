@@ -17,7 +17,7 @@ from qwen3asr_train.data.collate import Example, collate, padding_share
 from qwen3asr_train.data.context import ContextBuilder, DrawnContext
 from qwen3asr_train.data.joins import Joiner
 from qwen3asr_train.data.packing import Layout, apart
-from qwen3asr_train.data.partial import Part, Partial, with_mistakes
+from qwen3asr_train.data.partial import Part, Partial, own_places, with_mistakes
 from qwen3asr_train.data.plan import Cell, sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.data.questions import Questions
@@ -190,17 +190,24 @@ class SpeechDataset(Dataset):
 
     def _with_mistakes(self, example: Example, entry: Entry, epoch: int) -> Example:
         """Some tokens of the transcript, as what the next stands behind, are others."""
-        if not self.partial.wrong_token_share or self.prompts.marker not in example.target:
-            return example
-        written = with_mistakes(
-            example.target, example.target.index(self.prompts.marker) + 1,
-            self.partial.wrong_token_share, self.prompts.words,
-            sample_rng(self.seed, epoch, f"{entry.drawn_as}/mistakes"))
-        return example._replace(written=written)
+        partial, target, marker = self.partial, example.target, self.prompts.marker
+        first = target.index(marker) + 1 if marker in target else len(target)
+
+        def rng(what: str) -> np.random.Generator:
+            return sample_rng(self.seed, epoch, f"{entry.drawn_as}/{what}")
+
+        if partial.wrong_token_share:
+            example = example._replace(written=with_mistakes(
+                target, first, partial.wrong_token_share, self.prompts.words, rng("mistakes")))
+        if partial.own_token_share:
+            example = example._replace(own=own_places(
+                len(target), first, partial.own_token_share, rng("own")))
+        return example
 
     def _blank(self) -> Example:
         mel = features.log_mel(np.zeros(features.MIN_SAMPLES, dtype=np.float32))
-        return Example(mel, self.prompts.prompt(features.audio_tokens(len(mel))), [])
+        return Example(mel, self.prompts.prompt(features.audio_tokens(len(mel))), [],
+                       own=[] if self.partial.own_token_share else None)
 
 
 @contextmanager

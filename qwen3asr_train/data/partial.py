@@ -21,8 +21,8 @@ class Partial:
     of all samples begin their answer with what was written before: the words until
     ``chunk_seconds`` before the end of the audio, without the last ``fallback_words``.
     ``wrong_share`` of these have their last word dropped, doubled or replaced.
-    ``wrong_token_share``: of an answer's tokens, those that others stand in place of when the next
-    is to be told (a simple stand-in for scheduled sampling, Bengio et al. 2015).
+    ``wrong_token_share``: of an answer's tokens, those that others, any, stand in place of when the
+    next is to be told. ``own_token_share``: those that the model's own do (scheduled sampling).
     """
 
     prefix_share: float = 0.0
@@ -31,6 +31,7 @@ class Partial:
     chunk_seconds: float = 2.0
     fallback_words: int = 3
     wrong_token_share: float = 0.0
+    own_token_share: float = 0.0
 
     @property
     def on(self) -> bool:
@@ -77,6 +78,15 @@ def with_mistakes(ids: list[int], first: int, share: float, words: int, rng: np.
     is_wrong = rng.random(len(ids)) < share
     is_wrong[:first] = is_wrong[-1:] = False
     return np.where(is_wrong, rng.integers(words, size=len(ids)), ids).tolist()
+
+
+def own_places(length: int, first: int, share: float, rng: np.random.Generator) -> list[float]:
+    """For each of ``length`` tokens a number in [0, 1) where the model's own token is to stand, a
+    ``share`` of those from ``first`` on, but the last; elsewhere -1."""
+    chosen, numbers = rng.random((2, length), dtype=np.float32)
+    is_own = chosen < share
+    is_own[:first] = is_own[-1:] = False
+    return np.where(is_own, numbers, -1.0).tolist()
 
 
 @dataclass(frozen=True)

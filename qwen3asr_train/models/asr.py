@@ -16,6 +16,7 @@ from transformers import (
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
 from qwen3asr_train.models.folder import opening, save_as
 from qwen3asr_train.models.head import TargetHead
+from qwen3asr_train.models.own_tokens import with_own_tokens
 from qwen3asr_train.models.packed import of_samples, sample_lengths, split_samples
 from qwen3asr_train.objectives.ctc import packed_ctc, transcripts, unpacked
 
@@ -45,6 +46,13 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
             places = places & prompts
         return embeddings.masked_scatter(places.unsqueeze(-1), audio.to(embeddings.dtype))
 
+    def hidden(self, batch: dict[str, Tensor], embeddings: Tensor) -> Tensor:
+        """The language model's last states ``(rows, length, d)`` over the rows of a batch."""
+        places = batch.get("position_ids")
+        return self.model.language_model(
+            inputs_embeds=embeddings, position_ids=places, use_cache=False,
+            **of_samples(self.model.language_model, places)).last_hidden_state
+
     def target_loss(self, batch: dict[str, Tensor], with_ctc: bool = False
                     ) -> tuple[Tensor, Tensor | None]:
         """Summed cross-entropy over the target tokens of a batch, a float32 scalar; and the CTC.
@@ -56,13 +64,16 @@ class Recogniser(Qwen3ASRForConditionalGeneration):
         transformers makes the block-diagonal mask of these. Padding on the right under causal
         attention needs no mask: no target sees it.
 
+        With ``own_tokens``, the model's own stand in place of some targets, when the next is to be
+        told: :func:`qwen3asr_train.models.own_tokens.with_own_tokens`.
+
         ``with_ctc``: also return :meth:`ctc_loss` of the same audio, else None.
         """
         audio = self.encode_audio(batch)
-        places = batch.get("position_ids")
-        hidden = self.model.language_model(
-            inputs_embeds=self.embed(batch["input_ids"], audio), position_ids=places,
-            use_cache=False, **of_samples(self.model.language_model, places)).last_hidden_state
+        embeddings = self.embed(batch["input_ids"], audio)
+        if "own_tokens" in batch:
+            embeddings = self.embed(with_own_tokens(self, batch, embeddings), audio)
+        hidden = self.hidden(batch, embeddings)
         labels = batch["labels"][:, 1:]
         is_target = labels != -100
         loss = self.lm_head(hidden[:, :-1][is_target], labels[is_target])

@@ -4,10 +4,12 @@ from torch import Tensor, nn
 
 from qwen3asr_train.objectives.cross_entropy import chunked_cross_entropy
 from qwen3asr_train.objectives.log_probs import chunked_log_probs
+from qwen3asr_train.objectives.sampling import chunked_draw
 
 
 class TargetHead(nn.Linear):
-    """A linear head; given targets it returns their summed loss, or their log-probabilities.
+    """A linear head; given targets it returns their summed loss, or their log-probabilities, and
+    given random numbers it returns drawn tokens.
 
     These are computed inside the head's ``forward`` so that ZeRO-3 gathers its weight as for any
     other module.
@@ -17,9 +19,13 @@ class TargetHead(nn.Linear):
     label_smoothing = 0.0  # while training
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None,
-                temperature: float | None = None) -> Tensor | tuple[Tensor, Tensor]:
+                temperature: float | None = None, uniforms: Tensor | None = None
+                ) -> Tensor | tuple[Tensor, Tensor]:
         """``(…, d)`` -> logits ``(…, vocabulary)``, or with ``targets`` ``(n,)`` a scalar sum; with
-        ``temperature`` too, log-probabilities and entropies ``(n,)``."""
+        ``temperature`` too, log-probabilities and entropies ``(n,)``; with ``uniforms`` ``(n,)`` in
+        [0, 1) the tokens ``(n,)`` that these choose."""
+        if uniforms is not None:
+            return chunked_draw(hidden, self.weight, uniforms, self.chunk_size)
         if targets is None:
             return super().forward(hidden)
         if temperature is not None:

@@ -10,17 +10,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
 from qwen3asr_train.models.asr import Recogniser
+from qwen3asr_train.objectives.sampling import draw
 
 PROMPT, PADDING = 0, -1
 """Segments of a packed row; its answers are 1, 2, …"""
-
-BLOCK = 256
-"""Tokens that sampling sums up at a time."""
 
 COMPACT_AT = 0.75
 """Finished answers leave the cache when so much of it is left, since that copies the rest."""
@@ -124,7 +121,7 @@ def sample_answers(model: Recogniser, batch: dict[str, Tensor], uniforms: Tensor
     end_ids = torch.tensor(sorted(ends), device=mask.device)
     answers: list[tuple[list[int], list[float]]] = [([], []) for _ in range(len(mask))]
     for step in range(sampling.max_new_tokens):
-        tokens, log_probs = _draw(logits, uniforms[rows, step], sampling.temperature)
+        tokens, log_probs = draw(logits, uniforms[rows, step], sampling.temperature)
         for row, token, log_prob in zip(rows.tolist(), tokens.tolist(), log_probs.tolist(),
                                         strict=True):
             if not answers[row][0] or answers[row][0][-1] not in ends:
@@ -145,29 +142,6 @@ def sample_answers(model: Recogniser, batch: dict[str, Tensor], uniforms: Tensor
             position_ids=position[:, None], past_key_values=cache, use_cache=True
         ).last_hidden_state[:, -1])
     return [answers[i:i + group] for i in range(0, len(answers), group)]
-
-
-def _draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """A token of each row by the inverse of its distribution function; its log-probability.
-
-    The function is summed up block by block, and token by token in one block only: 150,000 single
-    terms would take float64 to sum to 1.
-    """
-    scaled = logits.float() / temperature
-    greatest = scaled.amax(-1, keepdim=True)
-    weights = (scaled - greatest).exp_()
-    blocks = F.pad(weights, (0, -weights.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
-    ends = blocks.sum(-1).double().cumsum(-1)  # (rows, blocks)
-    place = uniforms.double() * ends[:, -1]
-    block = torch.searchsorted(ends, place[:, None], right=True)[:, 0].clamp(max=ends.shape[1] - 1)
-    rows = torch.arange(len(logits), device=logits.device)
-    before = torch.where(block > 0, ends[rows, block - 1], 0)
-    within = blocks[rows, block].double().cumsum(-1)
-    inner = torch.searchsorted(within, (place - before)[:, None], right=True)[:, 0]
-    # where rounding put the place behind a block's last weight, the last token that has any
-    last = (within < within[:, -1:]).sum(-1)
-    tokens = block * BLOCK + torch.minimum(inner, last)
-    return tokens, scaled[rows, tokens] - greatest[:, 0] - ends[:, -1].log().float()
 
 
 def _any_left(going: Tensor, synced: bool) -> bool:

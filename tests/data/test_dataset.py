@@ -229,3 +229,18 @@ def test_wrong_tokens_stand_before_the_right_next(entries, tokenizer):
     assert not (changed & ~may_change).any()
     assert 0.2 < changed.sum() / may_change.sum() < 0.6
     assert batch["input_ids"][changed].max() < tokenizer.vocab_size
+
+
+def test_the_models_own_tokens_are_drawn_by_the_samples_key(entries, tokenizer):
+    prompts = PromptBuilder(tokenizer)
+    own = SpeechDataset(prompts, partial=Partial(own_token_share=0.4))
+    batch = own[Cell(0, 3, tuple(entries[:20]))]["inputs"]
+    numbers, labels = batch["own_tokens"], batch["labels"]
+    behind = (labels == prompts.marker).cumsum(1).bool() & (labels >= 0)
+    may_change = behind & (labels != prompts.marker) & (labels != prompts.answer("")[-1])
+    assert not ((numbers >= 0) & ~may_change).any() and numbers.max() < 1
+    assert 0.2 < (numbers >= 0).sum() / may_change.sum() < 0.6
+    alone = own[Cell(7, 3, (entries[4],))]["inputs"]
+    assert torch.equal(alone["own_tokens"][0], numbers[4][:alone["own_tokens"].shape[1]])
+    nothing = own[Cell(0, 3, ())]["inputs"]  # still there: every rank goes through the first pass
+    assert (nothing["own_tokens"] == -1).all()

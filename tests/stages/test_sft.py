@@ -50,7 +50,7 @@ def test_transformers_opens_the_model_folder(finished_run):
 
 
 STEPS = ["trainer.max_steps=14", "trainer.validate_every=0", "trainer.checkpoint_every=3",
-         "stage.test=false"]
+         "stage.test=false", "stage.partial.own_token_share=0.3"]
 
 
 @pytest.fixture(scope="module")
