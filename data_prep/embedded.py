@@ -219,9 +219,9 @@ def speech(corpus: Corpus, split: str, language: str, speakers: int, rng: np.ran
 
 
 @cache
-def _words(language: str) -> list[str]:
+def _words(language: str, domains: tuple[str, ...]) -> list[str]:
     """The words of a language, in an order that is always the same."""
-    return sorted(vocabulary(language))
+    return sorted(vocabulary(language, domains))
 
 
 def _text(corpus: Corpus, split: str, language: str, rng: np.random.Generator) -> dict:
@@ -231,7 +231,7 @@ def _text(corpus: Corpus, split: str, language: str, rng: np.random.Generator) -
     Nothing but the place that one has come to in the input tells what comes next. So that is
     learned much sooner than from sentences, which can be guessed in part.
     """
-    words = _words(language)
+    words = _words(language, corpus.domains)
     named = corpus.entity_share > 0 and language in named_languages()
     names, written, said = [], [], []
     for _ in range(int(rng.integers(corpus.text_words[0], corpus.text_words[1] + 1))):

@@ -137,14 +137,14 @@ def _filled(template: str, lists: Mapping[str, Sequence[str]], rng: np.random.Ge
     return _SLOT.sub(fill, template)
 
 
-def vocabulary(language: str) -> set[str]:
-    """Every word (every hanzi, for Chinese) that ``sentence`` can emit.
+def vocabulary(language: str, domains: Sequence[str] = DOMAINS) -> set[str]:
+    """Every word (every hanzi, for Chinese) that ``sentence`` can emit in some domains.
 
     Raises ValueError: unknown language.
     """
     grammar = _grammar(language)
     words: set[str] = set()
-    pending = [template for templates in grammar.domains.values() for template in templates]
+    pending = [template for domain in domains for template in grammar.domains[domain]]
     seen: set[str] = set()
     while pending:
         template = pending.pop()
