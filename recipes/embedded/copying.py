@@ -23,6 +23,7 @@ from qwen3asr_train.data.plan import sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.models import asr
 
+DOMAINS = ("commands", "names", "places")  # as experiment=embedded_names
 LENGTHS = (1, 4, 12)  # of the lists
 BATCH = 25
 FORMAT = {"formats": ("Names: {list}",), "separators": (", ",), "rare_share": 0.0}
@@ -71,7 +72,7 @@ def main() -> None:
     model, processor = asr.load(options.model)
     model.eval()
     prompts = PromptBuilder(processor.tokenizer)
-    corpus = Corpus(languages=named_languages(), entity_share=1.0,
+    corpus = Corpus(languages=named_languages(), domains=DOMAINS, entity_share=1.0,
                     text_share=0.0 if options.audio else 1.0)
     samples = [sample for number in range(options.clips)
                if (sample := make_sample(corpus, "test", number))[1].get("entities")]
