@@ -75,8 +75,7 @@ def with_mistakes(ids: list[int], first: int, share: float, words: int, rng: np.
                   ) -> list[int]:
     """Ids with ``share`` of those from ``first`` on, but the last, exchanged for any of the first
     ``words`` of the vocabulary."""
-    is_wrong = rng.random(len(ids)) < share
-    is_wrong[:first] = is_wrong[-1:] = False
+    is_wrong = _between(first, rng.random(len(ids)) < share)
     return np.where(is_wrong, rng.integers(words, size=len(ids)), ids).tolist()
 
 
@@ -84,9 +83,13 @@ def own_places(length: int, first: int, share: float, rng: np.random.Generator) 
     """For each of ``length`` tokens a number in [0, 1) where the model's own token is to stand, a
     ``share`` of those from ``first`` on, but the last; elsewhere -1."""
     chosen, numbers = rng.random((2, length), dtype=np.float32)
-    is_own = chosen < share
-    is_own[:first] = is_own[-1:] = False
-    return np.where(is_own, numbers, -1.0).tolist()
+    return np.where(_between(first, chosen < share), numbers, -1.0).tolist()
+
+
+def _between(first: int, chosen: np.ndarray) -> np.ndarray:
+    """Those of ``chosen`` tokens from ``first`` on, but the last, with which an answer ends."""
+    places = np.arange(len(chosen))
+    return chosen & (places >= first) & (places < len(chosen) - 1)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def one_process(command_line, tmp_path_factory):
 
 
 TWENTY = ["trainer.max_steps=20", "trainer.validate_every=10", "trainer.checkpoint_every=0",
-          "stage.test=false"]
+          "stage.test=false", "stage.partial.own_token_share=0.3"]
 
 
 @pytest.mark.parametrize(("strategy", "accumulate"), [
