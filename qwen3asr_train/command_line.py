@@ -105,14 +105,15 @@ def refuse_unknown_keys(config: DictConfig) -> None:
 
 
 def refuse_contradictions(config: DictConfig) -> None:
-    """UserError for ``init_from`` beside ``init_from_encoder``, as a whole model has an encoder,
-    and for LoRA in a stage that has none or under ZeRO-3, where no rank has matrices to merge."""
+    """UserError for ``init_from`` beside ``init_from_encoder`` in a stage that cannot put the one
+    into the other, and for LoRA in a stage that has none or under ZeRO-3, where no rank has
+    matrices to merge."""
     stage = config.stage
     if config.model.lora.rank and stage.name in WITHOUT_LORA:
         raise UserError(f"stage={stage.name} trains whole matrices: no model.lora")
     if config.model.lora.rank and config.strategy.name == "zero3":
         raise UserError("model.lora with strategy=zero3: adapters are small, take strategy=zero2")
-    if stage.get("init_from") and stage.get("init_from_encoder"):
+    if stage.name != "sft" and stage.get("init_from") and stage.get("init_from_encoder"):
         raise UserError(f"init_from={stage.init_from} brings its own encoder: leave out "
                         f"init_from_encoder={stage.init_from_encoder}")
 

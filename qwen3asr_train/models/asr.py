@@ -13,6 +13,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
 from qwen3asr_train.models.folder import opening, save_as
 from qwen3asr_train.models.head import TargetHead
@@ -178,6 +179,22 @@ def build(preset: dict, processor: Qwen3ASRProcessor, seed: int,
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
     return adapt(model)
+
+
+def replace_encoder(model: Recogniser, encoder: WindowedEncoder) -> None:
+    """Put ``encoder`` in place of the model's own; the projector stays.
+
+    UserError for one of another width or another number of mel bins; its depth may be another.
+    """
+    own = model.model.audio_tower.config
+    for field in ("d_model", "num_mel_bins"):
+        theirs, ours = getattr(encoder.config, field), getattr(own, field)
+        if theirs != ours:
+            raise UserError(f"init_from_encoder: its {field} is {theirs}, that of the encoder of "
+                            f"init_from, whose place it is to take, {ours}")
+    encoder.config.output_dim = own.output_dim
+    model.config.audio_config = encoder.config
+    model.model.audio_tower = encoder
 
 
 def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Recogniser, Qwen3ASRProcessor]:

@@ -83,7 +83,7 @@ def as_list(value) -> list[str]:
 
 
 def encoder_to_begin_with(config: DictConfig) -> WindowedEncoder | None:
-    """The encoder of ``stage.init_from_encoder``, under random other weights."""
+    """The encoder of ``stage.init_from_encoder``."""
     folder = config.stage.init_from_encoder
     return folder and aut.load_encoder(str(folder), config.model.attn_implementation)
 
@@ -94,6 +94,8 @@ def build_recogniser(config: DictConfig, shards: list[str]
     options = config.model
     if config.stage.init_from is not None:
         model, processor = asr.load(str(config.stage.init_from), options.attn_implementation)
+        if (encoder := encoder_to_begin_with(config)) is not None:
+            asr.replace_encoder(model, encoder)
     else:
         processor = build_processor(options.tokenizer, shards)
         preset = OmegaConf.to_container(options, resolve=True)

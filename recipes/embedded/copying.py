@@ -23,7 +23,7 @@ from qwen3asr_train.data.plan import sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.models import asr
 
-DOMAINS = ("commands", "names", "places")  # as experiment=embedded_names
+DOMAINS = ("commands", "names", "places")  # as experiment=embedded_eight
 LENGTHS = (1, 4, 12)  # of the lists
 BATCH = 25
 FORMAT = {"formats": ("Names: {list}",), "separators": (", ",), "rare_share": 0.0}

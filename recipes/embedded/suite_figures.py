@@ -2,7 +2,7 @@
 
     python recipes/embedded/suite_figures.py runs/embedded_sft/0 runs/embedded_sft/1
 
-Each folder has text/, start/, sft/ and suite/, as sft.sh leaves them.
+Each folder has aut_first/, aut/, text/, start/, sft/ and suite/, as pretrain.sh and sft.sh leave them.
 """
 
 import json
@@ -10,6 +10,14 @@ import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
+
+
+_TRAINING = ("preparing_seconds", "training_seconds")
+SECONDS = {  # what is printed -> folder -> times in its metrics.json
+    "seconds of pretraining": dict.fromkeys(("aut_first", "aut", "text"), _TRAINING),
+    "seconds": {"start": _TRAINING, "sft": _TRAINING,
+                "suite": ("preparing_seconds", "testing_seconds")},
+}
 
 
 def main(folders: list[Path]) -> None:
@@ -20,11 +28,10 @@ def main(folders: list[Path]) -> None:
     for name in names:
         print(f"{name:<32}" + "".join(f"{suite[name]:>10.4f}" if name in suite else f"{'–':>10}"
                                       for suite in suites))
-    seconds = [sum(json.loads((folder / part / "metrics.json").read_text())[f"time/{what}_seconds"]
-                   for part, last in (("text", "training"), ("start", "training"),
-                                      ("sft", "training"), ("suite", "testing"))
-                   for what in ("preparing", last)) for folder in folders]
-    print(f"{'seconds':<32}" + "".join(f"{value:>10.0f}" for value in seconds))
+    for name, parts in SECONDS.items():
+        values = [sum(json.loads((folder / part / "metrics.json").read_text())[f"time/{what}"]
+                      for part, whats in parts.items() for what in whats) for folder in folders]
+        print(f"{name:<32}" + "".join(f"{value:>10.0f}" for value in values))
 
 
 if __name__ == "__main__":

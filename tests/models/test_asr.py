@@ -5,7 +5,13 @@ from copy import deepcopy
 
 import pytest
 import torch
-from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
+from transformers import (
+    AutoProcessor,
+    Qwen3ASREncoder,
+    Qwen3ASREncoderConfig,
+    Qwen3ASRForConditionalGeneration,
+    Qwen3ASRProcessor,
+)
 
 from qwen3asr_train.data import features
 from qwen3asr_train.data.collate import Example, collate
@@ -14,7 +20,9 @@ from qwen3asr_train.decoding.generate import generate
 from qwen3asr_train.decoding.transcriber import Transcriber
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
+from qwen3asr_train.models.encoder import batch_windows
 from qwen3asr_train.models.tokenizer import MARKERS, SPECIAL_TOKENS
+from tests.models.conftest import SIZES
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +55,23 @@ def batch(examples, processor):
 def test_the_folder_names_transformers_class(folder):
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["Qwen3ASRForConditionalGeneration"]
+
+
+def test_an_encoder_of_another_depth_takes_the_place_of_its_own(model, batch, processor, tmp_path):
+    sizes = SIZES["audio_config"]
+    config = Qwen3ASREncoderConfig(**sizes, output_dim=999)
+    config.encoder_layers = sizes["encoder_layers"] + 1
+    encoder, changed = batch_windows(Qwen3ASREncoder(config)).eval(), deepcopy(model)
+    asr.replace_encoder(changed, encoder)
+    asr.save(changed, processor, tmp_path)
+    reloaded = asr.load(str(tmp_path))[0].eval()
+    assert reloaded.config.audio_config.output_dim == model.config.audio_config.output_dim
+    with torch.no_grad():
+        losses = [each.target_loss(batch)[0] for each in (model, changed, reloaded)]
+    assert losses[1] == losses[2] != losses[0]
+    with pytest.raises(UserError, match=f"d_model is 8, .* {sizes['d_model']}"):
+        asr.replace_encoder(changed, batch_windows(Qwen3ASREncoder(Qwen3ASREncoderConfig(
+            **sizes | {"d_model": 8}))))
 
 
 def test_text_among_speech_changes_nothing_of_it(model, examples, processor):

@@ -61,6 +61,21 @@ def test_sft_starts_from_the_encoder(command_line, aut_run, tmp_path):
         assert torch.equal(found[f"model.audio_tower.{name}"], value), name
 
 
+def test_sft_puts_the_encoder_into_another_model(command_line, aut_run, tmp_path):
+    command_line("stage=sft", f"run_dir={tmp_path}/text", "trainer.max_steps=1",
+                 "stage.test=false")
+    command_line("stage=sft", f"init_from={tmp_path}/text/model",
+                 f"init_from_encoder={aut_run}/model", f"run_dir={tmp_path}/both",
+                 "trainer.max_steps=1", "stage.optimizer.lr=1e-30", "stage.test=false")
+    encoder, text, both = (load_file(folder / "model" / "model.safetensors") for folder in (
+        aut_run, tmp_path / "text", tmp_path / "both"))
+    moved = {f"model.audio_tower.{name}": value for name, value in encoder.items()}
+    assert both.keys() == text.keys()
+    assert any(not torch.equal(text[name], value) for name, value in moved.items())
+    for name, value in (text | moved).items():
+        assert torch.equal(both[name], value), name
+
+
 def test_its_folder_transcribes_and_is_scored(command_line, aut_run, corpus, tmp_path):
     command_line("stage=evaluate", f"init_from={aut_run}/model", f"data.test={corpus['test']}",
                  f"run_dir={tmp_path}/scored", small=False)

@@ -32,7 +32,7 @@ def last_error(done) -> str:
     (["stage=fine-tune"], r"no stage 'fine-tune' (stages: align, aligner, aut, evaluate, omni, rl, "
                           "sft, transcribe)"),
     (["stage=sft", "learning_rate=1"], "no config field 'learning_rate'"),
-    (["stage=sft", "init_from=a", "init_from_encoder=b"], "init_from=a brings its own encoder"),
+    (["stage=omni", "init_from=a", "init_from_encoder=b"], "init_from=a brings its own encoder"),
     (["stage=aligner", "model.lora.rank=4"], "stage=aligner trains whole matrices"),
     (["stage=sft", "model.lora.rank=4", "strategy=zero3"], "take strategy=zero2"),
     (["stage=sft", "--multirun", "seed=0,1", "strategy=ddp"], "--multirun is for strategy=single"),
