@@ -84,7 +84,7 @@ def as_list(value) -> list[str]:
 
 def encoder_to_begin_with(config: DictConfig) -> WindowedEncoder | None:
     """The encoder of ``stage.init_from_encoder``."""
-    folder = config.stage.init_from_encoder
+    folder = config.stage.get("init_from_encoder")  # stage=rl has none
     return folder and aut.load_encoder(str(folder), config.model.attn_implementation)
 
 
