@@ -80,6 +80,11 @@ class DecoderPrompts(PromptBuilder):
         refuse_control_tokens(question, "question")
         return self._ids(f"<|im_start|>user\n{question}<|im_end|>\n") + self._start
 
+    def written_prompt(self, spoken: str, context: str = "") -> list[int]:
+        """DataError: without audio there is nothing to attend to."""
+        raise DataError("a sample of task 'text' has no audio, and this model's decoder hears with "
+                        "its encoder: leave it out of the shards")
+
     @cached_property
     def _start(self) -> list[int]:
         return self._ids("<|im_start|>assistant\n")

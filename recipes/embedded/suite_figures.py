@@ -2,7 +2,8 @@
 
     python recipes/embedded/suite_figures.py runs/embedded_sft/0 runs/embedded_sft/1
 
-Each folder has aut_first/, aut/, text/, start/, sft/ and suite/, as pretrain.sh and sft.sh leave them.
+Each folder has aut_first/, aut/, text/, start/, sft/ and suite/, as pretrain.sh and sft.sh leave
+them.
 """
 
 import json
@@ -10,7 +11,6 @@ import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
-
 
 _TRAINING = ("preparing_seconds", "training_seconds")
 SECONDS = {  # what is printed -> folder -> times in its metrics.json

@@ -12,7 +12,7 @@ from qwen3asr_train.data.audio import decode, encode
 from qwen3asr_train.data.dataset import SpeechDataset, StepLoader, loader
 from qwen3asr_train.data.partial import Partial
 from qwen3asr_train.data.plan import BatchPlan, Cell, sample_rng
-from qwen3asr_train.data.prompts import PromptBuilder
+from qwen3asr_train.data.prompts import DecoderPrompts, PromptBuilder
 from qwen3asr_train.data.shards import ShardReader, ShardWriter, find_shards, read_entries
 from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.models.tokenizer import train_tokenizer
@@ -185,6 +185,15 @@ def test_text_alone_stands_where_audio_would(tokenizer, tmp_path):
     labels = batch["labels"][0]
     assert tokenizer.decode(labels[labels != -100]) == "language English<asr_text>turn on<|im_end|>"
     assert batch["clip_chunks"].tolist() == [0, 1]  # silence beyond the last, used nowhere
+
+
+def test_text_alone_is_no_sample_for_a_decoder_that_hears(tokenizer, tmp_path):
+    with ShardWriter(tmp_path) as writer:
+        writer.write("only-text", {"text": "turn", "task": "text", "spoken": "turn"})
+    found, = read_entries(tmp_path / "shard-000000.tar")
+    batch = SpeechDataset(DecoderPrompts(tokenizer))[Cell(0, 0, (found,))]
+    skipped, = batch["meta"]["skipped"]
+    assert "only-text: a sample of task 'text' has no audio" in skipped
 
 
 def test_partial_samples_are_cut_and_continued(tmp_path):
