@@ -15,6 +15,6 @@ for seed in "$@"; do
   "$python" -m qwen3asr_train stage=sft experiment=embedded_sft seed="$seed" \
     init_from="$work/$seed/start/model" run_dir="$work/$seed/sft" stage.test=false
   "$python" -m qwen3asr_train stage=evaluate suite=embedded init_from="$work/$seed/sft/model" \
-    run_dir="$work/$seed/suite" stage.decoding.max_piece_seconds=4
+    run_dir="$work/$seed/suite" stage.decoding.max_piece_seconds=4 stage.live.max_segment_seconds=5
 done
 "$python" "$recipe/suite_figures.py" "${@/#/$work/}"
