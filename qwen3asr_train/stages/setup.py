@@ -91,16 +91,15 @@ def encoder_to_begin_with(config: DictConfig) -> WindowedEncoder | None:
 def build_recogniser(config: DictConfig, shards: list[str]
                      ) -> tuple[asr.Recogniser, Qwen3ASRProcessor]:
     """The model to train and its processor, as ``stage.init_from`` and ``model`` say."""
-    options = config.model
+    options, encoder = config.model, encoder_to_begin_with(config)
     if config.stage.init_from is not None:
         model, processor = asr.load(str(config.stage.init_from), options.attn_implementation)
-        if (encoder := encoder_to_begin_with(config)) is not None:
+        if encoder is not None:
             asr.replace_encoder(model, encoder)
     else:
         processor = build_processor(options.tokenizer, shards)
         preset = OmegaConf.to_container(options, resolve=True)
-        model = asr.build(preset, processor, config.seed, options.attn_implementation,
-                          encoder_to_begin_with(config))
+        model = asr.build(preset, processor, config.seed, options.attn_implementation, encoder)
     model.lm_head.chunk_size = config.stage.loss_chunk
     if options.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

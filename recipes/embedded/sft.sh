@@ -8,7 +8,7 @@ python=${PYTHON:-python}
 work=${WORK:-runs/embedded_sft}
 recipe=$(dirname "$0")
 for seed in "$@"; do
-  [[ -d $work/$seed/text/model ]] || PYTHON="$python" WORK="$work" bash "$recipe/pretrain.sh" "$seed"
+  PYTHON="$python" WORK="$work" bash "$recipe/pretrain.sh" "$seed"
   "$python" -m qwen3asr_train stage=sft experiment=embedded_start seed="$seed" \
     init_from="$work/$seed/text/model" init_from_encoder="$work/$seed/aut/model" \
     run_dir="$work/$seed/start" stage.test=false

@@ -9,10 +9,7 @@ python=${PYTHON:-python}
 work=${WORK:-runs/ladder}
 steps=${STEPS:-675}
 
-train() {  # folder, then the arguments
-  local folder=$1; shift
-  [[ -f $folder/metrics.json ]] || "$python" -m qwen3asr_train run_dir="$folder" resume=auto "$@"
-}
+source "$(dirname "$0")/../train.sh"
 
 for seed in "$@"; do
   to=$work/$seed
