@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Reinforcement learning on embedded speech against further SFT: MODEL=RUN/model bash recipes/embedded/rl.sh 0 1 2
-# For each seed, from the same recogniser: GSPO, as many steps of SFT on the same samples, GRPO, and GSPO with one
-# step to a rollout; each is scored with suite=embedded_noise. Prints the figures.
-# MODEL in the environment: the recogniser (of experiment=embedded_sft). PYTHON, WORK: the interpreter, the folder
-# to write to. VARIANTS: some of "gspo sft grpo on_policy". STEPS: of each.
+# Reinforcement learning on embedded speech against further SFT, a seed or several: bash recipes/embedded/rl.sh 0 1 2
+# Each seed goes on from its own recogniser of sft.sh, several times: GSPO, as many steps of SFT on the same samples, GRPO, and
+# GSPO with one step to a rollout; all are scored with suite=embedded_noise. Prints the figures.
+# In the environment: SFT, where sft.sh wrote to; MODEL, one recogniser for all seeds in place of those; PYTHON and WORK, the
+# interpreter, the folder to write to; VARIANTS, some of "gspo sft grpo on_policy"; STEPS of each. What is finished in WORK is
+# taken as it is.
 set -euo pipefail
 python=${PYTHON:-python}
 work=${WORK:-runs/embedded_rl}
-steps=${STEPS:-500}
+variants=${VARIANTS:-gspo sft grpo on_policy}
+recipe=$(dirname "$0")
+source "$recipe/../train.sh"
 declare -A command=(
   [gspo]="stage=rl experiment=embedded_rl"
   [sft]="stage=sft experiment=embedded_rl_control"
@@ -15,15 +18,17 @@ declare -A command=(
   [on_policy]="stage=rl experiment=embedded_rl stage.updates_per_rollout=1"
 )
 suite() {  # MODEL FOLDER
-  "$python" -m qwen3asr_train stage=evaluate suite=embedded_noise init_from="$1" run_dir="$2"
+  [[ -f $2/metrics.json ]] ||
+    "$python" -m qwen3asr_train stage=evaluate suite=embedded_noise init_from="$1" run_dir="$2"
 }
-suite "$MODEL" "$work/before"
 for seed in "$@"; do
-  for variant in ${VARIANTS:-gspo sft grpo on_policy}; do
+  model=${MODEL:-${SFT:-runs/embedded_sft}/$seed/sft/model}
+  suite "$model" "$work/$seed/before"
+  for variant in $variants; do
     # shellcheck disable=SC2086
-    "$python" -m qwen3asr_train ${command[$variant]} seed="$seed" init_from="$MODEL" stage.test=false \
-      trainer.max_steps="$steps" run_dir="$work/$seed/$variant"
+    train "$work/$seed/$variant" ${command[$variant]} seed="$seed" init_from="$model" stage.test=false \
+      ${STEPS:+trainer.max_steps="$STEPS"}
     suite "$work/$seed/$variant/model" "$work/$seed/$variant/suite"
   done
 done
-"$python" "$(dirname "$0")/rl_figures.py" "$work"
+"$python" "$recipe/rl_figures.py" "$work"
