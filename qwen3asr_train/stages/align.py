@@ -13,7 +13,7 @@ from qwen3asr_train.evaluation.languages import language_name
 from qwen3asr_train.evaluation.report_alignment import AlignmentPicture, alignment_page
 from qwen3asr_train.models import aligner
 from qwen3asr_train.runtime.metrics import write_atomically
-from qwen3asr_train.stages.alignment_scoring import forced_aligner
+from qwen3asr_train.stages.alignment_scoring import ctc_aligners, forced_aligner
 
 
 def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
@@ -29,7 +29,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     text = read_text(str(stage.text))
     waveform = decode(Path(config.audio))
     model, processor = aligner.load(str(stage.init_from), config.model.attn_implementation)
-    align = forced_aligner(model, processor, config)
+    align = forced_aligner(model, processor, config, ctc_aligners(config))
     try:
         spans = align([waveform], [text], [language], level)[0]
     except DataError as error:

@@ -25,11 +25,15 @@ from qwen3asr_train.evaluation.report_alignment import AlignmentPicture, Alignme
 from qwen3asr_train.models import aut
 from qwen3asr_train.models.aligner import Aligner
 from qwen3asr_train.models.folder import opening
-from qwen3asr_train.stages.scoring import gather_lists, refuse_skipped, scoring_device
+from qwen3asr_train.stages.scoring import gather_lists, scoring_device, tell_skipped
 
 log = logging.getLogger(__name__)
 
 AS_THEY_ARE = "clips"
+
+COARSE, CTC = "decoding.coarse_model", "evaluation.ctc_model"
+"""Fields of the stage that name an AuT."""
+
 _PAUSE_SECONDS = (0.1, 0.6)
 _GROUP = 32  # clips held in memory at a time
 
@@ -132,12 +136,13 @@ def score_aligner(model: Aligner, processor: Qwen3ASRProcessor, entries: list[En
     if not entries:
         raise UserError("the test shards hold no samples")
     options = config.stage.evaluation
-    align = forced_aligner(model, processor, config)
+    by_ctc = ctc_aligners(config)
+    align = forced_aligner(model, processor, config, by_ctc)
     test = TestClips(entries, AlignmentDataset(SlotPrompts(processor, model.config.num_labels)),
                      options.joined_clips)
     aligners = {"": align.spans}
-    if options.get("ctc_model"):
-        aligners["ctc"] = ctc_aligner("evaluation.ctc_model", config).spans
+    if CTC in by_ctc:
+        aligners["ctc"] = by_ctc[CTC].spans
     report = AlignmentReport(align.prompts.class_seconds)
     for way in ways_of(options):
         for label, spans in aligners.items():
@@ -146,7 +151,7 @@ def score_aligner(model: Aligner, processor: Qwen3ASRProcessor, entries: list[En
             report.add(way.name, label, gather_lists(clips))
             report.pictures += pictures if not label else []
     # the same one comes in several ways
-    refuse_skipped(sorted(set(gather_lists(test.skipped))), config)
+    tell_skipped(sorted(set(gather_lists(test.skipped))), config)
     if TeacherNoise(**config.stage.get("teacher", {})).on:
         report.add(AS_THEY_ARE, "teacher", _teachers(test, config))
     return report
@@ -199,26 +204,37 @@ def _teachers(test: TestClips, config: DictConfig) -> list[AlignedClip]:
     return clips
 
 
-def forced_aligner(model: Aligner, processor: Qwen3ASRProcessor, config: DictConfig
-                   ) -> ForcedAligner:
-    """What aligns as ``stage.decoding`` says."""
+def forced_aligner(model: Aligner, processor: Qwen3ASRProcessor, config: DictConfig,
+                   by_ctc: dict[str, CtcAligner]) -> ForcedAligner:
+    """What aligns as ``stage.decoding`` says, with the :func:`ctc_aligners` that it names."""
     options = config.stage.decoding
-    coarse = ctc_aligner("decoding.coarse_model", config).spans if options.coarse_model else None
+    coarse = by_ctc.get(COARSE)
     return ForcedAligner(model.to(scoring_device(config)), processor,
                          max_seconds=options.max_seconds, min_seconds=options.min_seconds,
-                         batch_seconds=config.data.evaluation_seconds, coarse=coarse)
+                         batch_seconds=config.data.evaluation_seconds,
+                         coarse=coarse and coarse.spans)
 
 
-def ctc_aligner(field: str, config: DictConfig) -> CtcAligner:
-    """CTC alignment by the AuT that ``stage.FIELD`` names."""
-    model, processor = aut.load(str(OmegaConf.select(config.stage, field)),
-                                config.model.attn_implementation, field=f"stage.{field}")
-    return CtcAligner(model.to(scoring_device(config)), processor)
+def ctc_aligners(config: DictConfig) -> dict[str, CtcAligner]:
+    """Field of the stage that names an AuT -> alignment by its CTC; a folder is read once."""
+    read: dict[str, CtcAligner] = {}
+    named = named_ctc_models(config)
+    for name, folder in named.items():
+        if folder not in read:
+            model, processor = aut.load(folder, config.model.attn_implementation,
+                                        field=f"stage.{name}")
+            read[folder] = CtcAligner(model.to(scoring_device(config)), processor)
+    return {name: read[folder] for name, folder in named.items()}
+
+
+def named_ctc_models(config: DictConfig) -> dict[str, str]:
+    """Field -> folder, of those that are set."""
+    named = {name: OmegaConf.select(config.stage, name) for name in (COARSE, CTC)}
+    return {name: str(folder) for name, folder in named.items() if folder}
 
 
 def check_ctc_models(config: DictConfig) -> None:
     """UserError for a named AuT that is not there: known better before training than after."""
-    for name in ("decoding.coarse_model", "evaluation.ctc_model"):
-        if folder := OmegaConf.select(config.stage, name):
-            with opening(str(folder), field=f"stage.{name}"):
-                pass
+    for name, folder in named_ctc_models(config).items():
+        with opening(folder, field=f"stage.{name}"):
+            pass

@@ -25,7 +25,7 @@ from qwen3asr_train.options import as_arguments
 from qwen3asr_train.runtime.checkpoint import refuse_used_folder, resume_from
 from qwen3asr_train.runtime.metrics import read_history
 from qwen3asr_train.runtime.training import TrainingModule, at_rates, build_trainer
-from qwen3asr_train.stages.scoring import gather_lists, read_batch, refuse_skipped
+from qwen3asr_train.stages.scoring import gather_lists, read_batch, tell_skipped
 from qwen3asr_train.stages.setup import Splits, sample_entries
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class RecogniserModule(TrainingModule):
     def on_validation_epoch_end(self) -> None:
         """One row of val/* over all ranks."""
         utterances, losses = gather_lists(self._utterances), gather_lists(self._losses)
-        refuse_skipped(gather_lists(self._skipped), self._config)
+        tell_skipped(gather_lists(self._skipped), self._config)
         self._utterances, self._losses, self._skipped = [], [], []
         scores = score([utterance for utterance, _ in utterances])
         loss = sum(loss for loss, _ in losses) / max(1, sum(count for _, count in losses))

@@ -22,7 +22,7 @@ from qwen3asr_train.evaluation.metrics import Utterance, score
 from qwen3asr_train.evaluation.text import split_output
 from qwen3asr_train.models.omni import OmniModel
 from qwen3asr_train.runtime.metrics import write_atomically
-from qwen3asr_train.stages.scoring import refuse_skipped, scoring_device, utterance_of
+from qwen3asr_train.stages.scoring import scoring_device, tell_skipped, utterance_of
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +54,7 @@ def score_sources(model: OmniModel, tokenizer: PreTrainedTokenizerBase, reader: 
         drawn = random.Random(0).sample(entries, min(options.samples, len(entries)))
         known = len(skipped)
         by_task = usable(reader, drawn, skipped)
-        for message in skipped[known:]:
-            log.warning("test/%s: left out: %s", source, message)
-        refuse_skipped(skipped, config)
+        tell_skipped(skipped[known:], config, earlier=known)
         for task_name, samples in by_task.items():
             task = reader.tasks.tasks[task_name]
             name = source if len(by_task) == 1 else f"{source}/{task_name}"

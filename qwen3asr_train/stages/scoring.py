@@ -1,5 +1,6 @@
 """Test sets to transcripts: offline in batches, or as streams, under a condition."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -31,7 +32,10 @@ from qwen3asr_train.evaluation.metrics import Utterance
 from qwen3asr_train.evaluation.text import split_output
 from qwen3asr_train.models.aut import AuT
 from qwen3asr_train.runtime.progress import show_progress
+from qwen3asr_train.runtime.strategies import rank_and_size
 from qwen3asr_train.stages.conditions import Condition
+
+log = logging.getLogger(__name__)
 
 Results = list[tuple[Utterance, Entry]]
 """Transcribed test samples and where they lie."""
@@ -56,7 +60,7 @@ def score_entries(model: Model, processor: Qwen3ASRProcessor, entries: list[Entr
         if short else ([], [])
     more, more_skipped = _score_long(model, processor, long[rank::ranks], config, rank, condition) \
         if long else ([], [])
-    refuse_skipped(gather_lists(skipped + more_skipped), config)
+    tell_skipped(gather_lists(skipped + more_skipped), config)
     return gather_lists(results + more)
 
 
@@ -146,7 +150,7 @@ def score_live(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
 
     results, skipped = _one_by_one(test_samples(model, processor, condition), entries[rank::ranks],
                                    transcribe, config, f"scoring, {condition.name}", rank)
-    refuse_skipped(gather_lists(skipped), config)
+    tell_skipped(gather_lists(skipped), config)
     return gather_lists(results), gather_lists(times)
 
 
@@ -164,11 +168,15 @@ def told_language(record: dict) -> str | None:
     return known_language(record.get("language"))
 
 
-def refuse_skipped(skipped: list[str], config: DictConfig) -> None:
-    """UserError when more samples to score are unusable than ``data.max_bad_samples``."""
-    if len(skipped) > config.data.max_bad_samples:
-        raise UserError(f"{len(skipped)} unusable samples to score, data.max_bad_samples="
-                        f"{config.data.max_bad_samples}; {skipped[0]}")
+def tell_skipped(skipped: list[str], config: DictConfig, earlier: int = 0) -> None:
+    """Log what all ranks could not score. UserError when that, with what was told ``earlier``, is
+    more than ``data.max_bad_samples``."""
+    if rank_and_size()[0] == 0:
+        for message in skipped:
+            log.warning("not scored: %s", message)
+    if skipped and earlier + len(skipped) > config.data.max_bad_samples:
+        raise UserError(f"{earlier + len(skipped)} unusable samples to score, "
+                        f"data.max_bad_samples={config.data.max_bad_samples}; {skipped[0]}")
 
 
 def scoring_device(config: DictConfig) -> str:

@@ -176,6 +176,9 @@ def test_unusable_samples_stop_a_run_or_are_counted(command_line, corpus, tmp_pa
         command_line(*short, f"run_dir={tmp_path / 'a'}", check=False))
     command_line(*short, f"run_dir={tmp_path / 'b'}", "data.max_bad_samples=1")
     assert json.loads((tmp_path / "b" / "metrics.json").read_text())["train/skipped_samples"] == 1
+    scored = command_line("stage=evaluate", f"init_from={tmp_path / 'b' / 'model'}",
+                          f"data.test={tmp_path / 'train'}", "data.max_bad_samples=1", small=False)
+    assert f"not scored: {shard}:{entry.key}" in scored.stderr
     assert f"{shard}:{entry.key}" in last_error(command_line(
         "stage=sft", f"data.validation={tmp_path / 'train'}", f"data.train={corpus['train']}",
         "trainer.max_steps=1", "trainer.validate_every=1", "stage.test=false",
