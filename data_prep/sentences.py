@@ -67,6 +67,13 @@ def _grammar(language: str) -> _Grammar:
     return _Grammar(**yaml.safe_load(_grammar_file(language.lower()).read_text("utf-8")))
 
 
+def _templates(language: str, domain: str) -> list[str]:
+    domains = _grammar(language).domains
+    if domain not in domains:
+        raise ValueError(f"no domain {domain!r}, only {', '.join(DOMAINS)}")
+    return domains[domain]
+
+
 @cache
 def _spellings() -> dict[str, dict[str, list]]:
     return yaml.safe_load(_grammar_file("spellings").read_text("utf-8"))
@@ -82,10 +89,7 @@ def sentence(language: str, domain: str, rng: np.random.Generator) -> str:
     A list gives each of its items at most once to a sentence. Raises ValueError: unknown
     language or domain.
     """
-    grammar = _grammar(language)
-    if domain not in grammar.domains:
-        raise ValueError(f"no domain {domain!r}, only {', '.join(DOMAINS)}")
-    return _filled(_choice(grammar.domains[domain], rng), grammar.lists, rng)
+    return _filled(_choice(_templates(language, domain), rng), _grammar(language).lists, rng)
 
 
 @dataclass(frozen=True)
@@ -140,11 +144,11 @@ def _filled(template: str, lists: Mapping[str, Sequence[str]], rng: np.random.Ge
 def vocabulary(language: str, domains: Sequence[str] = DOMAINS) -> set[str]:
     """Every word (every hanzi, for Chinese) that ``sentence`` can emit in some domains.
 
-    Raises ValueError: unknown language.
+    Raises ValueError: unknown language or domain.
     """
-    grammar = _grammar(language)
+    lists = _grammar(language).lists
     words: set[str] = set()
-    pending = [template for domain in domains for template in grammar.domains[domain]]
+    pending = [template for domain in domains for template in _templates(language, domain)]
     seen: set[str] = set()
     while pending:
         template = pending.pop()
@@ -152,7 +156,7 @@ def vocabulary(language: str, domains: Sequence[str] = DOMAINS) -> set[str]:
         words.update(text.split() if LANGUAGES[language].spaced else text.replace(" ", ""))
         for name in set(_SLOT.findall(template)) - seen:
             seen.add(name)
-            pending += grammar.lists[name]
+            pending += lists[name]
     return words
 
 

@@ -10,8 +10,10 @@ length, and with others alone.
 """
 
 import argparse
+from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 
 from data_prep.embedded import Corpus, make_sample
 from data_prep.sentences import named_languages
@@ -23,7 +25,7 @@ from qwen3asr_train.data.plan import sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.models import asr
 
-DOMAINS = ("commands", "names", "places")  # as experiment=embedded_eight
+EXPERIMENT = Path(__file__).parents[2] / "configs/experiment/embedded_eight.yaml"
 LENGTHS = (1, 4, 12)  # of the lists
 BATCH = 25
 FORMAT = {"formats": ("Names: {list}",), "separators": (", ",), "rare_share": 0.0}
@@ -72,7 +74,9 @@ def main() -> None:
     model, processor = asr.load(options.model)
     model.eval()
     prompts = PromptBuilder(processor.tokenizer)
-    corpus = Corpus(languages=named_languages(), domains=DOMAINS, entity_share=1.0,
+    # what recipes/embedded trains on
+    domains = tuple(OmegaConf.load(EXPERIMENT).data.corpus.domains)
+    corpus = Corpus(languages=named_languages(), domains=domains, entity_share=1.0,
                     text_share=0.0 if options.audio else 1.0)
     samples = [sample for number in range(options.clips)
                if (sample := make_sample(corpus, "test", number))[1].get("entities")]

@@ -96,6 +96,8 @@ def test_unknown_names_are_value_errors():
         vocabulary("Klingon")
     with pytest.raises(ValueError, match=r"'poems'.*commands"):
         sentence("English", "poems", np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"'poems'.*commands"):
+        vocabulary("English", ("commands", "poems"))
 
 
 @pytest.mark.parametrize("language", _spellings())
