@@ -37,8 +37,10 @@ FLAT = 1e-6
 
 @dataclass
 class Group:
-    """The answers to one utterance. ``answers``: ids, the end included, and log-probabilities."""
+    """The answers to one utterance. ``answers``: ids, the end included, and log-probabilities.
+    ``planned``: the step of the batch plan that it comes from."""
 
+    planned: int
     entry: Entry
     record: dict
     context: DrawnContext
@@ -53,8 +55,8 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The utterance, also among copies of its own."""
-        return f"{self.entry.key}#{self.entry.copy}"
+        """The utterance, also among copies of its own and other epochs."""
+        return f"{self.planned}/{self.entry.key}#{self.entry.copy}"
 
     @property
     def whole(self) -> bool:
@@ -107,9 +109,14 @@ class Roller:
             self._update_server()
         restored = self._restored(rollout)
         met: list[Group] = []
-        for i, (batch, spares) in enumerate(rollout.parts):
-            groups, found = (restored[i], restored[i]) if i in restored else \
-                self._varied(batch, spares, number, tally)
+        left: list[Group] = []
+        # the last first, for what its spares have left: a run that goes on within a rollout still
+        # has the spares of later steps, not those of earlier ones
+        for i, (batch, spares) in reversed(list(enumerate(rollout.parts))):
+            if i in restored:
+                groups = found = restored[i]
+            else:
+                groups, found, left = self._varied(batch, spares, left, number, tally)
             met += [group for group in found if group.whole]
             batch["meta"]["answered"] = Answered(groups, self._training_batch(batch, groups))
         self.model.train()
@@ -117,28 +124,27 @@ class Roller:
         self._share_counts(batches)
         return self._figures(met, tally, time.perf_counter() - started)
 
-    def _varied(self, batch: dict, spares: list[dict], number: int, tally: Counter
-                ) -> tuple[list[Group], list[Group]]:
-        """Groups to train on: those with variance, and spares for the others; and all of the
-        batch, which are what figures are about: a policy whose answers are all alike shows there.
-        """
+    def _varied(self, batch: dict, spares: list[dict], left: list[Group], number: int,
+                tally: Counter) -> tuple[list[Group], list[Group], list[Group]]:
+        """Groups to train on: those with variance, and spares for the others, first those that
+        later steps have ``left``; all of the batch, which are what figures are about: a policy
+        whose answers are all alike shows there; and what is left now."""
         found = self._sampled(batch, number)
         tally["flat"] += sum(group.flat for group in found if group.whole)
         tally["dropped"] += sum(not group.whole for group in found)
         tally["met"] += len(found)
         kept = [group for group in found if group.whole and not group.flat]
-        wanted = len(found)
+        lacking = len(found) - len(kept)
         for spare in spares:
-            if not sum_over_ranks(wanted - len(kept))[0]:  # no rank lacks any
+            if not sum_over_ranks(max(0, lacking - len(left)))[0]:  # no rank lacks any
                 break
-            fresh = [g for g in self._sampled(spare, number) if g.whole and not g.flat]
-            tally["replaced"] += len(fresh[:wanted - len(kept)])
-            kept += fresh[:wanted - len(kept)]
-        return kept, found
+            left = left + [g for g in self._sampled(spare, number) if g.whole and not g.flat]
+        tally["replaced"] += len(left[:lacking])
+        return kept + left[:lacking], found, left[lacking:]
 
     def _groups(self, batch: dict) -> list[Group]:
         meta = batch["meta"]
-        return [Group(*row, answers=[]) for row in zip(
+        return [Group(meta["step"], *row, answers=[]) for row in zip(
             meta["entries"], meta["records"], meta["contexts"], meta["examples"],
             meta["waveforms"], strict=False)]  # a blank has no entry
 
@@ -207,9 +213,13 @@ class Roller:
         for (step, name), answers in self.saved.items():
             saved.setdefault(step, {})[name] = answers
         steps = [batch["meta"]["step"] for batch, _ in rollout.parts]
-        found = {i: [group for part in (batch, *spares) for group in self._groups(part)
-                     if group.name in saved[steps[i]]]
-                 for i, (batch, spares) in enumerate(rollout.parts) if steps[i] in saved}
+        spare = [group for _, spares in rollout.parts for batch in spares
+                 for group in self._groups(batch)]
+        found = {}
+        for i, (batch, _) in enumerate(rollout.parts):
+            here = {group.name: group for group in (*self._groups(batch), *spare)}
+            if steps[i] in saved:  # in the order in which they were trained on
+                found[i] = [here[name] for name in saved[steps[i]] if name in here]
         whole = {step for step, names in sorted(saved.items()) if sum_over_ranks(sum(
             len(groups) for i, groups in found.items() if steps[i] == step))[0] == len(names)}
         found = {i: groups for i, groups in found.items() if steps[i] in whole}

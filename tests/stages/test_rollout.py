@@ -1,0 +1,57 @@
+"""Which utterances of a rollout are trained on."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen3asr_train.data.rollouts import Rollout
+from qwen3asr_train.stages.rollout import Roller
+
+FLAT = st.lists(st.booleans(), max_size=4)  # of each utterance of a micro-batch
+
+
+def groups(step: int, spare: int, flat: list[bool]) -> list[SimpleNamespace]:
+    return [SimpleNamespace(name=(step, spare, i), flat=value, whole=True)
+            for i, value in enumerate(flat)]
+
+
+@given(st.lists(st.tuples(FLAT, st.lists(FLAT, max_size=2)), min_size=1, max_size=4))
+def test_spares_replace_what_has_no_variance(parts):
+    answered = []
+
+    class Answering(Roller):
+        def __init__(self):
+            pass
+
+        def _sampled(self, batch, number):
+            answered.append(batch["names"])
+            return batch["groups"]
+
+    def batch(step, spare, flat):
+        return {"groups": groups(step, spare, flat), "names": (step, spare)}
+
+    rollout = Rollout([(batch(step, 0, flat), [batch(step, 1 + n, more)
+                                               for n, more in enumerate(spares)])
+                       for step, (flat, spares) in enumerate(parts)])
+    roller, tally, left, trained = Answering(), Counter(), [], {}
+    for step, (own, spares) in reversed(list(enumerate(rollout.parts))):
+        kept, found, left = roller._varied(own, spares, left, 0, tally)
+        assert found == own["groups"] and len(kept) <= len(found)
+        trained[step] = [group.name for group in kept]
+        assert not any(group.flat for group in (*kept, *left))
+    names = [name for step in trained.values() for name in step]
+    assert len(names) == len(set(names))
+    assert all(place >= step for step, kept in trained.items() for place, _, _ in kept)
+    assert len(answered) == len(set(answered))
+    assert tally["replaced"] == sum(spare > 0 for _, spare, _ in names)
+    for step, (flat, spares) in enumerate(parts):
+        lacking = len(flat) - len(trained[step])
+        if lacking:  # all that there was, here and later, is used
+            usable = sum(not f for later in parts[step:] for more in later[1] for f in more)
+            taken = sum(spare > 0 and place >= step for place, spare, _ in names)
+            assert taken == usable
+            assert all((step, 1 + n) in answered for n in range(len(spares)))
+        elif not any(flat):
+            assert (step, 1) not in answered
