@@ -48,8 +48,10 @@ def test_spares_replace_what_has_no_variance(parts):
     assert tally["replaced"] == sum(spare > 0 for _, spare, _ in names)
     for step, (flat, spares) in enumerate(parts):
         lacking = len(flat) - len(trained[step])
-        if lacking:  # all that there was, here and later, is used
-            usable = sum(not f for later in parts[step:] for more in later[1] for f in more)
+        if lacking:  # all its spares are answered, and what these and later ones gave is used
+            usable = sum(not f for place in range(step, len(parts))
+                         for n, more in enumerate(parts[place][1]) if (place, 1 + n) in answered
+                         for f in more)
             taken = sum(spare > 0 and place >= step for place, spare, _ in names)
             assert taken == usable
             assert all((step, 1 + n) in answered for n in range(len(spares)))
