@@ -6,7 +6,6 @@ Exit status: 0 when something was written, 2 for an error of the user's (one lin
 
 import argparse
 import json
-import os
 import re
 import signal
 import sys
@@ -23,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from data_prep.convert import AUDIO_FORMATS, Bad, Item, Summary, convert
-from data_prep.samples import Receipt
+from data_prep.samples import Receipt, usable_cores
 from qwen3asr_train.errors import UserError
 
 _PLAIN_INTERVAL = 10.0  # seconds between progress lines when stderr is no terminal
@@ -55,7 +54,7 @@ def converter_parser(module: str, description: str, example: str) -> argparse.Ar
                              "'train'; a speaker, where known, is in one of them only")
     parser.add_argument("--shard-size", type=_positive, default=1000, metavar="N",
                         help="samples a shard (default: 1000)")
-    parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)),
+    parser.add_argument("--workers", type=_positive, default=usable_cores(),
                         metavar="N", help="processes (default: one per usable core, %(default)s)")
     parser.add_argument("--max-bad", type=_count, metavar="N",
                         help="stop with an error at more than N bad items (default: never)")

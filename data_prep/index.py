@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.command import guarded
-from data_prep.samples import start_worker
+from data_prep.samples import start_worker, usable_cores
 from qwen3asr_train.data.shards import find_shards, write_index
 from qwen3asr_train.data.tars import entries_of_tar
 from qwen3asr_train.errors import UserError
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog="example:\n  python -m data_prep.index shards/mine 'more/*.tar'",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", nargs="+", metavar="SHARD", help="tars, folders of tars or globs")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+    parser.add_argument("--workers", type=int, default=usable_cores(), metavar="N",
                         help="processes (default: one per usable core, %(default)s)")
     args = parser.parse_args(argv)
     return guarded(lambda: _index(find_shards(args.shards), args.workers),

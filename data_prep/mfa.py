@@ -1,6 +1,5 @@
 """``python -m data_prep.mfa``: word times by the Montreal Forced Aligner where it is installed."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from data_prep.align_teachers.options import filters_of, run_teacher, teacher_parser, to_stderr
 from data_prep.align_teachers.relabel import Sample, Summary, Teacher, relabel
 from data_prep.align_teachers.times import Words, times_or_reason
-from data_prep.samples import make_key
+from data_prep.samples import make_key, usable_cores
 from qwen3asr_train.data.audio import decode, encode
 from qwen3asr_train.errors import DataError, UserError
 
@@ -37,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train", action="store_true", help="train the acoustic model on the "
                         "shards, into OUT/align/acoustic.zip")
     parser.add_argument("--g2p", metavar="NAME", help="pronounces words out of the dictionary")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+    parser.add_argument("--jobs", type=int, default=usable_cores(), metavar="N",
                         help="processes of MFA (default: one per usable core, %(default)s)")
     args = parser.parse_args(argv)
     return run_teacher(args, lambda: _run(args))

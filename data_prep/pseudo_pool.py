@@ -12,6 +12,7 @@ from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 
 from data_prep.pseudo_shard import Claims, Labelled, Plan, Report, earlier, label_shard
+from data_prep.samples import usable_cores
 from qwen3asr_train.errors import DataError, UserError
 
 _TICK = 0.5  # seconds between looks at the workers' progress
@@ -53,7 +54,7 @@ class Pool:
         for device in self.devices:
             devices.put(device)
         self._stop = context.Event()
-        threads = max(1, len(os.sched_getaffinity(0)) // len(self.devices))
+        threads = max(1, usable_cores() // len(self.devices))
         self._pool = ProcessPoolExecutor(len(self.devices), context, _start, (
             self.plan, devices, self._reports, self._stop, threads))
         return self

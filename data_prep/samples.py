@@ -267,6 +267,13 @@ def _container(encoded: bytes) -> str | None:
 _stop: Event | None = None
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on, where the system tells (macOS does not); else all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def start_worker(stop: Event) -> None:
     """Initialise a worker process: Ctrl-C is the main process's to handle, ``stop`` its word."""
     global _stop

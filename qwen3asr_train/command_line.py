@@ -26,6 +26,10 @@ SHORTHANDS = {"init_from": "stage.init_from", "init_from_encoder": "stage.init_f
               "out": "stage.out", "timestamps": "stage.timestamps", "aligner": "stage.aligner"}
 """Fields of the stage that may be written without ``stage.``."""
 
+FREE_TEXT = ("text", "stage.text", "context", "stage.context", "audio")
+"""Fields whose values hydra's grammar, which has commas, quotes and brackets for its own, is not to
+read; but for lists of files."""
+
 PRINTING = ("transcribe", "align")
 """Stages whose results go to stdout; they leave no run folder."""
 
@@ -47,7 +51,7 @@ def check_arguments(arguments: list[str]) -> list[str]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         known = equals and name in SHORTHANDS
-        if name in ("text", "stage.text"):  # hydra's grammar takes commas and quotes for its own
+        if name in FREE_TEXT and not (name == "audio" and value.startswith("[")):
             value = quoted(value)
             argument = f"{name}={value}"
         expanded.append(f"{SHORTHANDS[name]}={value}" if known else argument)

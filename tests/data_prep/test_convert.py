@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from data_prep import jsonl, samples
 from data_prep.command import guarded, shares
 from data_prep.convert import Bad, Item, convert, make_key
+from data_prep.samples import usable_cores
 from qwen3asr_train.data.audio import SAMPLE_RATE, decode, encode
 from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
 from qwen3asr_train.errors import DataError, UserError
@@ -346,3 +347,9 @@ def test_shares_and_errors_are_one_line(capsys):
 
     assert guarded(fail, "") == 2
     assert capsys.readouterr().err == "error: x.tar: broken\n"
+
+
+def test_cores_are_counted_where_the_system_has_no_affinity(monkeypatch):
+    assert usable_cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == os.cpu_count()

@@ -102,7 +102,8 @@ def test_every_config_composes(group):
 @pytest.fixture(scope="module")
 def recordings(corpus, tmp_path_factory):
     """A folder with a wav, an mp3 in stereo at 44.1 kHz, a long ogg, and one that is broken."""
-    folder = tmp_path_factory.mktemp("audio")
+    folder = tmp_path_factory.mktemp("audio") / "it's (1), 录音 {x}"
+    folder.mkdir()
     entries = read_entries(find_shards(corpus["test"])[0])[:2]
     first, second = (decode(ShardReader().read(entry)[1]) for entry in entries)
     soundfile.write(folder / "a.wav", first, 16_000)
@@ -115,7 +116,8 @@ def recordings(corpus, tmp_path_factory):
 
 def test_transcribe_prints_one_line_a_file(command_line, finished_run, recordings, tmp_path):
     arguments = ["stage=transcribe", f"init_from={finished_run / 'model'}", f"audio={recordings}",
-                 "stage.decoding.max_new_tokens=4", "stage.decoding.max_piece_seconds=10"]
+                 "context=Names: Anna, Bob (it's him)", "stage.decoding.max_new_tokens=4",
+                 "stage.decoding.max_piece_seconds=10"]
     done = command_line(*arguments, "format=jsonl", small=False, cwd=tmp_path)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["audio"].rsplit("/", 1)[1] for row in rows] == ["a.wav", "b.mp3", "long.ogg"]
