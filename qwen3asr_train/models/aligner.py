@@ -19,7 +19,7 @@ from transformers import (
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
-from qwen3asr_train.models.folder import opening, save_as
+from qwen3asr_train.models.folder import load_whole, opening, save_as
 from qwen3asr_train.models.packed import of_samples, split_samples
 
 ARCHITECTURE = "Qwen3ASRForTokenClassification"
@@ -135,14 +135,14 @@ def with_slots(processor: Qwen3ASRProcessor) -> Qwen3ASRProcessor:
 
 def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Aligner, Qwen3ASRProcessor]:
     """Model (float32) and processor from a transformers checkpoint folder or a hub name."""
-    with opening(folder, OSError, ValueError):
+    with opening(folder):
         kinds = AutoConfig.from_pretrained(folder).architectures or ["model of no known kind"]
         if ARCHITECTURE not in kinds:
             raise UserError(f"init_from={folder}: no forced aligner but a {kinds[0]}; "
                             "stage=aligner trains one from it")
         processor = Qwen3ASRProcessor.from_pretrained(folder)
-        model = Qwen3ASRForTokenClassification.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attn_implementation)
+        model = load_whole(Qwen3ASRForTokenClassification, folder,
+                           attn_implementation=attn_implementation)
     return adapt(model), processor
 
 

@@ -15,7 +15,7 @@ from transformers import (
 
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
-from qwen3asr_train.models.folder import opening, save_as
+from qwen3asr_train.models.folder import load_whole, opening, save_as
 from qwen3asr_train.models.head import TargetHead
 from qwen3asr_train.models.own_tokens import with_own_tokens
 from qwen3asr_train.models.packed import of_samples, sample_lengths, split_samples
@@ -199,10 +199,10 @@ def replace_encoder(model: Recogniser, encoder: WindowedEncoder) -> None:
 
 def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Recogniser, Qwen3ASRProcessor]:
     """Model (float32) and processor from a transformers checkpoint folder or a hub name."""
-    with opening(folder, OSError):
+    with opening(folder):
         processor = Qwen3ASRProcessor.from_pretrained(folder)
-        model = Qwen3ASRForConditionalGeneration.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attn_implementation)
+        model = load_whole(Qwen3ASRForConditionalGeneration, folder,
+                           attn_implementation=attn_implementation)
     if getattr(model.config, "vision_config", None) is not None:
         log.info("init_from=%s: an omni model; its vision tower stays behind", folder)
         del model.config.vision_config

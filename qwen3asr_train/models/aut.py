@@ -17,7 +17,7 @@ from transformers import AutoConfig, Qwen3ASREncoder, Qwen3ASREncoderConfig, Qwe
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.aut_decoder import AuTDecoder, DecoderConfig, Memory
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows, tokens_of_chunks
-from qwen3asr_train.models.folder import opening, save_as
+from qwen3asr_train.models.folder import load_whole, opening, save_as
 from qwen3asr_train.objectives.ctc import packed_ctc, transcripts
 
 
@@ -121,13 +121,13 @@ def load(folder: str, attn_implementation: str = "sdpa", field: str = "init_from
     """Model (float32) and processor from a folder that :func:`save` wrote, and that ``field`` of
     the config names; UserError for any other."""
     decoder = Path(folder) / "decoder"
-    with opening(folder, OSError, ValueError, field=field):
+    with opening(folder, field=field):
         if not (decoder / "config.json").is_file():
             raise UserError(f"{field}={folder}: an encoder alone, without the decoder that writes "
                             "text in RUN/model of stage=aut")
         processor = Qwen3ASRProcessor.from_pretrained(folder)
-        encoder = Qwen3ASREncoder.from_pretrained(folder, dtype=torch.float32,
-                                                  attn_implementation=attn_implementation)
+        encoder = load_whole(Qwen3ASREncoder, folder, field,
+                             attn_implementation=attn_implementation)
     config = DecoderConfig(**json.loads((decoder / "config.json").read_text()))
     model = AuT(encoder, config, processor)
     weights = load_file(decoder / "model.safetensors")
@@ -159,15 +159,15 @@ def save(model: AuT, processor: Qwen3ASRProcessor, folder: Path,
 
 def load_encoder(folder: str, attn_implementation: str = "sdpa") -> WindowedEncoder:
     """The encoder of ``folder``: an AuT's, a recogniser's, or one by itself; or a hub name."""
-    with opening(folder, OSError, ValueError, field="init_from_encoder"):
+    with opening(folder, field="init_from_encoder"):
         kind = AutoConfig.from_pretrained(folder).model_type
         if kind == "qwen3_asr":
             from transformers import Qwen3ASRForConditionalGeneration
 
-            whole = Qwen3ASRForConditionalGeneration.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation=attn_implementation)
+            whole = load_whole(Qwen3ASRForConditionalGeneration, folder, "init_from_encoder",
+                               attn_implementation=attn_implementation)
             return batch_windows(whole.model.audio_tower)
         if kind != Qwen3ASREncoderConfig.model_type:
             raise UserError(f"init_from_encoder={folder}: a {kind}, not a Qwen3-ASR encoder")
-        return batch_windows(Qwen3ASREncoder.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attn_implementation))
+        return batch_windows(load_whole(Qwen3ASREncoder, folder, "init_from_encoder",
+                                        attn_implementation=attn_implementation))

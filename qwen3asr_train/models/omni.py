@@ -25,6 +25,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, Qwe
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.encoder import batch_windows
+from qwen3asr_train.models.folder import load_whole
 from qwen3asr_train.models.head import TargetHead
 from qwen3asr_train.models.packed import of_samples, split_samples
 from qwen3asr_train.models.tokenizer import add_vision_tokens
@@ -236,6 +237,5 @@ def is_omni(folder: str) -> bool:
 def load(folder: str, attn_implementation: str = "sdpa") -> tuple[OmniModel, Qwen3ASRProcessor]:
     """Model (float32) and processor from ``RUN/model`` of stage=omni."""
     processor = Qwen3ASRProcessor.from_pretrained(folder)
-    model = OmniModel.from_pretrained(folder, dtype=torch.float32,
-                                      attn_implementation=attn_implementation)
+    model = load_whole(OmniModel, folder, attn_implementation=attn_implementation)
     return adapt(model), processor

@@ -4,12 +4,11 @@ Qwen3-Omni's pretraining begins so (its report, section 4.1): language model fro
 encoder from Qwen3-VL, audio encoder from AuT (:func:`qwen3asr_train.models.aut.load_encoder`).
 """
 
-import torch
 from transformers import AutoConfig, AutoTokenizer, Qwen3ASRProcessor, Qwen3ForCausalLM
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from qwen3asr_train.errors import UserError
-from qwen3asr_train.models.folder import opening
+from qwen3asr_train.models.folder import load_whole, opening
 from qwen3asr_train.models.tokenizer import AUDIO_TOKENS, complete, make_processor
 
 WITH_TOWER = ("qwen3_vl", "qwen3_vl_moe")
@@ -23,7 +22,7 @@ def load_vision_tower(folder: str, width: int, attn_implementation: str = "sdpa"
     UserError for another kind of checkpoint, for one that lacks some of the weights, and for a
     tower whose output is not ``width`` wide, as the language model is.
     """
-    with opening(folder, OSError, ValueError, field="vision_from"):
+    with opening(folder, field="vision_from"):
         config = AutoConfig.from_pretrained(folder)
         if config.model_type not in WITH_TOWER:
             raise UserError(f"vision_from={folder}: a {config.model_type}, not a Qwen3-VL")
@@ -34,11 +33,9 @@ def load_vision_tower(folder: str, width: int, attn_implementation: str = "sdpa"
         # named here, as those of Qwen3-VL with experts have a class of their own
         vision = Qwen3VLVisionModel.config_class(**{
             name: value for name, value in vision.to_dict().items() if name != "model_type"})
-        tower, loaded = Qwen3VLVisionModel.from_pretrained(
-            folder, config=vision, dtype=torch.float32, attn_implementation=attn_implementation,
-            key_mapping={r"^model\.visual\.": ""}, output_loading_info=True)
-    refuse_missing(f"vision_from={folder}", loaded)
-    return tower
+        return load_whole(
+            Qwen3VLVisionModel, folder, "vision_from", config=vision,
+            attn_implementation=attn_implementation, key_mapping={r"^model\.visual\.": ""})
 
 
 def load_language_model(folder: str, attn_implementation: str = "sdpa"
@@ -48,19 +45,11 @@ def load_language_model(folder: str, attn_implementation: str = "sdpa"
 
     UserError for another kind of checkpoint and for one that lacks some of the weights.
     """
-    with opening(folder, OSError, ValueError, field="language_model_from"):
+    with opening(folder, field="language_model_from"):
         kind = AutoConfig.from_pretrained(folder).model_type
         if kind != "qwen3":
             raise UserError(f"language_model_from={folder}: a {kind}, not a Qwen3")
         tokenizer = complete(AutoTokenizer.from_pretrained(folder, **AUDIO_TOKENS))
-        model, loaded = Qwen3ForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attn_implementation,
-            output_loading_info=True)
-    refuse_missing(f"language_model_from={folder}", loaded)
+        model = load_whole(Qwen3ForCausalLM, folder, "language_model_from",
+                           attn_implementation=attn_implementation)
     return model, make_processor(tokenizer)
-
-
-def refuse_missing(named: str, loaded: dict) -> None:
-    """UserError for weights that a checkpoint lacks: they would be random."""
-    if missing := sorted(loaded["missing_keys"]):
-        raise UserError(f"{named}: {len(missing)} weights are missing, first {missing[0]}")

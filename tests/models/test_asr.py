@@ -1,10 +1,12 @@
 """Our recogniser against transformers' model on the checkpoint folder that it writes."""
 
 import json
+import shutil
 from copy import deepcopy
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoProcessor,
     Qwen3ASREncoder,
@@ -20,6 +22,7 @@ from qwen3asr_train.decoding.generate import generate
 from qwen3asr_train.decoding.transcriber import Transcriber
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
+from qwen3asr_train.models.aut import load_encoder
 from qwen3asr_train.models.encoder import batch_windows
 from qwen3asr_train.models.tokenizer import MARKERS, SPECIAL_TOKENS
 from tests.models.conftest import SIZES
@@ -236,3 +239,30 @@ def test_loading_nothing_says_so(name, message):
 def test_loading_a_run_folder_points_to_its_model(folder):
     with pytest.raises(UserError, match=r"did you mean .*model"):
         asr.load(str(folder.parent))
+
+
+def copied(folder, target, change):
+    """The checkpoint with other weights."""
+    shutil.copytree(folder, target)
+    path = target / "model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+    return str(target)
+
+
+def test_missing_weights_are_not_made_up(folder, tmp_path):
+    cut = copied(folder, tmp_path / "cut", lambda weights: {
+        name: value for name, value in weights.items() if "layers.0.fc1.weight" not in name})
+    for load in (asr.load, load_encoder):
+        with pytest.raises(UserError, match=r"1 weights are missing, first .*layers\.0\.fc1\.w"):
+            load(cut)
+
+
+def test_the_layout_of_qwen_asr_is_refused(folder, tmp_path):
+    other = copied(folder, tmp_path / "other", lambda weights: {
+        f"thinker.{name}": value for name, value in weights.items()})
+    sizes = json.loads((folder / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(
+        {"model_type": sizes.pop("model_type"), "thinker_config": sizes}))
+    for load in (asr.load, load_encoder):
+        with pytest.raises(UserError, match="repository whose name ends in -hf"):
+            load(other)
