@@ -9,8 +9,10 @@ from qwen3asr_train.evaluation.text import units
 
 
 def entity_recall(utterances: Sequence[Utterance]) -> float | None:
-    """Share of the entities that were said and are written as they should be; None without any."""
-    found = [holds(u, u.hypothesis, name) for u in utterances for name in u.entities
+    """Share of the entities that were said and are written as they should be; None without any.
+    Of an utterance without given ones, those of its context count (rare words of its transcript).
+    """
+    found = [holds(u, u.hypothesis, name) for u in utterances for name in u.entities or u.listed
              if holds(u, u.reference, name)]
     return sum(found) / len(found) if found else None
 

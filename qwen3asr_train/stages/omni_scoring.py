@@ -163,7 +163,8 @@ def draw(scores: dict[str, dict[str, float]], path: Path) -> None:
                   label=name, linestyle="--" if name.endswith("wer") else "-")
     perplexities.set_yscale("log")
     for axes in (rates, perplexities):
-        axes.legend(fontsize="x-small")
+        if axes.lines:
+            axes.legend(fontsize="x-small")
         axes.grid(alpha=0.3)
     rates.set_ylim(bottom=0)
     file = io.StringIO()

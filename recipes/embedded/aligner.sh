@@ -5,15 +5,16 @@
 # holds), across languages, in noise, and on the digit strings of a speaker that nobody trained on, beside the AuT's
 # CTC alignment. Prints a line of figures for each seed.
 # In the environment: PYTHON, the interpreter; WORK, the folder to write to; SFT and AUT, folders of models
-# to begin with instead of those trained here; DIGITS, folder or tar of {digit}_{speaker}_{index}.wav.
+# to begin with instead of those trained here; DIGITS, folder or tar of {digit}_{speaker}_{index}.wav (without it there are
+# no digit strings), of which SPEAKER is held out.
 set -euo pipefail
 python=${PYTHON:-python}
 work=${WORK:-runs/embedded_aligner}
-digits=${DIGITS:-../shared/fsdd/recordings.tar}
+digits=${DIGITS:-}
 speaker=${SPEAKER:-jackson}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 sets=()
-if [[ -e $digits ]]; then
+if [[ -n $digits ]]; then
   shards=$work/digits/shards
   if [[ ! -d $shards ]]; then
     "$python" "$root/recipes/own_speech/digit_strings.py" "$digits" --out "$work/digits/strings" \

@@ -29,6 +29,14 @@ def test_entity_recall_counts_names_that_were_said():
     assert entity_recall([not_said]) is None
 
 
+def test_entity_recall_counts_listed_words_where_no_names_are_given():
+    heard = utterance("call anna", "call anna", listed=("Anna", "Bob"))
+    missed = utterance("call anna", "call hannah", listed=("Anna", "Bob"))
+    assert entity_recall([heard, missed]) == 0.5
+    given = utterance("call anna now", "call anna", listed=("Anna", "now"), entities=("Anna",))
+    assert entity_recall([given]) == 1.0
+
+
 def test_false_alarms_are_listed_names_that_were_not_said():
     clean = utterance(listed=("Sarah", "Jon"))
     alarm = utterance(hypothesis="call Jon now", listed=("Jon", "Neil"))
