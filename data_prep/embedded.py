@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_prep.espeak import INTELLIGIBLE_VARIANTS, Espeak, EspeakNotInstalled
+from data_prep.samples import usable_cores
 from data_prep.sentences import (
     DOMAINS,
     LANGUAGES,
@@ -295,7 +296,7 @@ def make_corpus(corpus: Corpus, folder: Path, workers: int | None = None) -> Non
             for split, count in counts.items() for start in range(0, count, _SHARD_SAMPLES)]
     console = Console(stderr=True)
     with Progress(console=console, transient=True) as bar, \
-            ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+            ProcessPoolExecutor(workers or usable_cores()) as pool:
         task = bar.add_task("making embedded speech", total=sum(counts.values()))
         for done in [pool.submit(_write_shard, corpus, *job) for job in jobs]:
             bar.advance(task, done.result())

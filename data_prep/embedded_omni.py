@@ -8,7 +8,6 @@ training never has; which scene or motion goes where follows from a hash of its 
 """
 
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from rich.progress import Progress
 
 from data_prep import embedded, films, pictures
 from data_prep.espeak import Espeak, EspeakNotInstalled
+from data_prep.samples import usable_cores
 from data_prep.sentences import LANGUAGES, vocabulary
 from data_prep.sounds import KINDS, make_sound
 from qwen3asr_train.data.audio import SAMPLE_RATE, encode, to_mono_16k
@@ -286,7 +286,7 @@ def make_corpus(corpus: OmniCorpus, folder: Path, workers: int | None = None) ->
                   range(start, min(start + _SHARD_SAMPLES, count)))
                  for start in range(0, count, _SHARD_SAMPLES)]
     with Progress(console=Console(stderr=True), transient=True) as bar, \
-            ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+            ProcessPoolExecutor(workers or usable_cores()) as pool:
         task = bar.add_task("making embedded pictures, films, sounds and speech",
                             total=sum(len(job[-1]) for job in jobs))
         for done in [pool.submit(_write_shard, corpus, *job) for job in jobs]:

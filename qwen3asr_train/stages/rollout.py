@@ -217,8 +217,8 @@ class Roller:
                  for group in self._groups(batch)]
         found = {}
         for i, (batch, _) in enumerate(rollout.parts):
-            here = {group.name: group for group in (*self._groups(batch), *spare)}
             if steps[i] in saved:  # in the order in which they were trained on
+                here = {group.name: group for group in (*self._groups(batch), *spare)}
                 found[i] = [here[name] for name in saved[steps[i]] if name in here]
         whole = {step for step, names in sorted(saved.items()) if sum_over_ranks(sum(
             len(groups) for i, groups in found.items() if steps[i] == step))[0] == len(names)}

@@ -6,10 +6,10 @@
 set -euo pipefail
 python=${PYTHON:-python}
 work=${WORK:-runs/embedded_sft}
-source "$(dirname "$0")/../train.sh"
+source "$(dirname "$0")/../once.sh"
 for seed in "$@"; do
   to=$work/$seed
-  train "$to/aut_first" stage=aut experiment=embedded_aut_first seed="$seed" stage.test=false
-  train "$to/aut" stage=aut experiment=embedded_aut seed="$seed" init_from="$to/aut_first/model" stage.test=false
-  train "$to/text" stage=sft experiment=embedded_text seed="$seed" stage.test=false
+  once "$to/aut_first" stage=aut experiment=embedded_aut_first seed="$seed" stage.test=false
+  once "$to/aut" stage=aut experiment=embedded_aut seed="$seed" init_from="$to/aut_first/model" stage.test=false
+  once "$to/text" stage=sft experiment=embedded_text seed="$seed" stage.test=false
 done

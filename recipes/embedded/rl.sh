@@ -10,7 +10,7 @@ python=${PYTHON:-python}
 work=${WORK:-runs/embedded_rl}
 variants=${VARIANTS:-gspo sft grpo on_policy}
 recipe=$(dirname "$0")
-source "$recipe/../train.sh"
+source "$recipe/../once.sh"
 declare -A command=(
   [gspo]="stage=rl experiment=embedded_rl"
   [sft]="stage=sft experiment=embedded_rl_control"
@@ -18,15 +18,14 @@ declare -A command=(
   [on_policy]="stage=rl experiment=embedded_rl stage.updates_per_rollout=1"
 )
 suite() {  # MODEL FOLDER
-  [[ -f $2/metrics.json ]] ||
-    "$python" -m qwen3asr_train stage=evaluate suite=embedded_noise init_from="$1" run_dir="$2"
+  once "$2" stage=evaluate suite=embedded_noise init_from="$1"
 }
 for seed in "$@"; do
   model=${MODEL:-${SFT:-runs/embedded_sft}/$seed/sft/model}
   suite "$model" "$work/$seed/before"
   for variant in $variants; do
     # shellcheck disable=SC2086
-    train "$work/$seed/$variant" ${command[$variant]} seed="$seed" init_from="$model" stage.test=false \
+    once "$work/$seed/$variant" ${command[$variant]} seed="$seed" init_from="$model" stage.test=false \
       ${STEPS:+trainer.max_steps="$STEPS"}
     suite "$work/$seed/$variant/model" "$work/$seed/$variant/suite"
   done

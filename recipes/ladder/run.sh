@@ -9,18 +9,18 @@ python=${PYTHON:-python}
 work=${WORK:-runs/ladder}
 steps=${STEPS:-675}
 
-source "$(dirname "$0")/../train.sh"
+source "$(dirname "$0")/../once.sh"
 
 for seed in "$@"; do
   to=$work/$seed
-  train "$to/aut" stage=aut seed="$seed"
-  train "$to/omni" stage=omni seed="$seed" 'data.corpus.languages=[English,Chinese]' \
+  once "$to/aut" stage=aut seed="$seed"
+  once "$to/omni" stage=omni seed="$seed" 'data.corpus.languages=[English,Chinese]' \
     init_from_encoder="$to/aut/model"
   # one learning rate and one CTC weight for all three: `auto` differs with what a run begins from
   sft=(stage=sft seed="$seed" trainer.max_steps="$steps" stage.optimizer.lr=2.0e-3 stage.ctc_weight=1.0
        data.corpus.validation_samples=400 trainer.validate_every=135)
-  train "$to/scratch" "${sft[@]}"
-  train "$to/from_aut" "${sft[@]}" init_from_encoder="$to/aut/model"
-  train "$to/from_omni" "${sft[@]}" init_from="$to/omni/model"
+  once "$to/scratch" "${sft[@]}"
+  once "$to/from_aut" "${sft[@]}" init_from_encoder="$to/aut/model"
+  once "$to/from_omni" "${sft[@]}" init_from="$to/omni/model"
 done
 "$python" "$(dirname "$0")/figures.py" "${@/#/$work/}"

@@ -1,6 +1,6 @@
-# For recipes to source: train FOLDER ARGUMENTS…, one run of "$python". What is finished in FOLDER is taken as it is, what was
+# For recipes to source: once FOLDER ARGUMENTS…, one run of "$python". What is finished in FOLDER is taken as it is, what was
 # cut off goes on.
-train() {
+once() {
   local folder=$1; shift
   [[ -f $folder/metrics.json ]] || "$python" -m qwen3asr_train run_dir="$folder" resume=auto "$@"
 }
