@@ -30,7 +30,8 @@ class Objective:
     (``sequence``; GSPO, GRPO), the mean of all ``token`` (DAPO), or the sum of the tokens over
     ``max_tokens`` times the sequences (``length``; Dr. GRPO). ``scale``: advantages over the
     standard deviation of the ``group``, or as they are (``none``; Dr. GRPO). ``kl``: weight of the
-    divergence from the reference model.
+    divergence from the reference model. ``cross_entropy``: weight of the references' cross-entropy
+    beside it, as in minimum word error rate training (Prabhavalkar et al. 2018, arXiv 1712.01818).
     """
 
     level: str = "sequence"
@@ -39,6 +40,7 @@ class Objective:
     average: str = "sequence"
     scale: str = "group"
     kl: float = 0.0
+    cross_entropy: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value, known in (("level", self.level, LEVELS), ("scale", self.scale, SCALES),
@@ -98,6 +100,13 @@ def policy_loss(objective: Objective, log_probs: Tensor, old_log_probs: Tensor, 
 def normaliser(objective: Objective, lengths: list[int]) -> int:
     """What the summed loss of sequences of these ``lengths`` is divided by."""
     return sum(lengths) if objective.average == "token" else len(lengths)
+
+
+def reference_weight(objective: Objective, reference: int, answers: list[int]) -> float:
+    """Of each token of a reference, in the summed cross-entropy, from its length and the lengths of
+    its ``answers``: over the :func:`normaliser` it comes to the mean over the reference's tokens,
+    which weighs as much as all these answers do."""
+    return normaliser(objective, answers) / reference
 
 
 def group_advantages(rewards: Tensor, scale: str = "group", eps: float = 1e-4) -> Tensor:

@@ -134,28 +134,38 @@ class PolicyModule(RecogniserModule):
         self.log_row(figures, self.global_step + 1)  # of the first step that trains on it
 
     def summed_losses(self, batch: dict) -> dict:
-        """The policy loss of a micro-batch's answers, and what tells how far the policy has moved,
-        averaged over answers."""
+        """The policy loss of a micro-batch's answers, the cross-entropy of its references where
+        that is on, and what tells how far the policy has moved, averaged over answers."""
         answered, objective = batch["meta"]["answered"], self.roller.objective
         inputs = answered.inputs
         temperature = self.roller.sampling.temperature
         found, entropy = answer_log_probs(self.model, inputs, temperature, inputs.get("audio"))
-        mask = inputs["mask"]
+        mask, weights = inputs["mask"], inputs["reference_weights"]
+        sampled = weights == 0
+        supervised = -(found * weights).sum()
+        found, entropy = found[sampled], entropy[sampled]
         loss = policy_loss(objective, _padded(found, mask), inputs["old_log_probs"],
                            inputs["advantages"], mask, self._reference_log_probs(inputs),
                            self.roller.sampling.max_new_tokens)
         answers = sum(len(group.answers) for group in answered.groups)
         if not answers:  # a blank: the graph is walked, and adds nothing
             nothing = torch.zeros((), device=loss.total.device)  # the ranks sum the same figures
-            return {"loss": (1.0, 0.0 * loss.total)} | dict.fromkeys(FIGURES, (0.0, nothing))
+            return self._weighed(0.0 * loss.total, supervised) | dict.fromkeys(
+                FIGURES, (0.0, nothing))
         scale = batch["meta"]["target_tokens"] / answers  # the log divides by target tokens
         lengths = mask.sum(1)
         gap = ((_padded(found.detach(), mask) - inputs["old_log_probs"]).abs() * mask).sum(1)
         figures = (loss.ratio, (loss.ratio - 1).abs(), loss.clipped, loss.kl, gap / lengths,
                    _padded(entropy, mask).sum(1) / lengths)
-        return {"loss": (1.0, loss.total)} | {
+        return self._weighed(loss.total, supervised) | {
             name: (0.0, scale * values.sum())
             for name, values in zip(FIGURES, figures, strict=True)}
+
+    def _weighed(self, policy: torch.Tensor, supervised: torch.Tensor) -> dict:
+        """What the gradient is of; the cross-entropy of references only where it has a weight."""
+        weight = self.roller.objective.cross_entropy
+        return {"loss": (1.0, policy)} | (
+            {"cross_entropy": (weight, supervised)} if weight else {})
 
     def _reference_log_probs(self, inputs: dict) -> torch.Tensor | None:
         """Under the model that training began with; None without a KL term."""
@@ -165,7 +175,7 @@ class PolicyModule(RecogniserModule):
         with torch.no_grad():
             found, _ = answer_log_probs(reference, inputs, self.roller.sampling.temperature,
                                         inputs.get("audio"))
-        return _padded(found, inputs["mask"])
+        return _padded(found[inputs["reference_weights"] == 0], inputs["mask"])
 
     def _keep_answers(self) -> None:
         """Add some of a rollout's answers to ``rollouts.jsonl``; tell of bad rewards."""

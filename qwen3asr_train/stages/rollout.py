@@ -26,7 +26,12 @@ from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.text import split_output
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.policy import Sampling, pack, sample_answers
-from qwen3asr_train.objectives.gspo import Objective, group_advantages, normaliser
+from qwen3asr_train.objectives.gspo import (
+    Objective,
+    group_advantages,
+    normaliser,
+    reference_weight,
+)
 from qwen3asr_train.objectives.rewards import RewardSum
 from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
 from qwen3asr_train.stages.scoring import gather_lists
@@ -97,6 +102,7 @@ class Roller:
         self.frozen_audio = not any(
             p.requires_grad for part in (model.model.audio_tower, model.model.multi_modal_projector)
             for p in part.parameters())
+        self.keeps_flat = self.objective.cross_entropy > 0  # their references teach all the same
         self.saved: dict[tuple[int, str], list] = {}
         self.problems: list[str] = []
 
@@ -127,13 +133,14 @@ class Roller:
     def _varied(self, batch: dict, spares: list[dict], left: list[Group], number: int,
                 tally: Counter) -> tuple[list[Group], list[Group], list[Group]]:
         """Groups to train on: those with variance, and spares for the others, first those that
-        later steps have ``left``; all of the batch, which are what figures are about: a policy
-        whose answers are all alike shows there; and what is left now."""
+        later steps have ``left`` (with a cross-entropy, only those without rewards need any); all
+        of the batch, which are what figures are about: a policy whose answers are all alike shows
+        there; and what is left now."""
         found = self._sampled(batch, number)
         tally["flat"] += sum(group.flat for group in found if group.whole)
         tally["dropped"] += sum(not group.whole for group in found)
         tally["met"] += len(found)
-        kept = [group for group in found if group.whole and not group.flat]
+        kept = [group for group in found if group.whole and (self.keeps_flat or not group.flat)]
         lacking = len(found) - len(kept)
         for spare in spares:
             if not sum_over_ranks(max(0, lacking - len(left)))[0]:  # no rank lacks any
@@ -272,7 +279,11 @@ class Roller:
             )[0].tolist()
 
     def _training_batch(self, batch: dict, groups: list[Group]) -> dict[str, Tensor]:
-        """What the policy loss needs of some groups; of none, an answer that counts for nothing."""
+        """What the policy loss needs of some groups; of none, an answer that counts for nothing.
+
+        With a cross-entropy, the reference is one more answer behind a group's own;
+        ``reference_weights`` ``(tokens,)`` are 0 at all others.
+        """
         end = self.model.generation_config.eos_token_id[-1]
         examples = [group.example for group in groups] or batch["meta"]["examples"][:1]
         answers = [group.answers for group in groups] or [[([end], [0.0])]]
@@ -280,15 +291,22 @@ class Roller:
                          self.tokenizer.pad_token_id)
         if groups and self.frozen_audio:
             inputs = {"audio": torch.cat([group.audio for group in groups])}
-        inputs |= pack([e.prompt for e in examples],
-                       [[tokens for tokens, _ in rows] for rows in answers],
-                       self.tokenizer.pad_token_id)
+        packed = [[tokens for tokens, _ in rows] for rows in answers]
+        weights = [[0.0] * sum(map(len, rows)) for rows in packed]
+        if self.objective.cross_entropy:
+            for group, rows, of_row in zip(groups, packed, weights, strict=False):
+                target = group.example.target
+                of_row += [reference_weight(self.objective, len(target), list(map(len, rows)))
+                           ] * len(target)
+                rows.append(target)
+        inputs |= pack([e.prompt for e in examples], packed, self.tokenizer.pad_token_id)
         lengths = torch.tensor([len(tokens) for rows in answers for tokens, _ in rows])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         old = torch.zeros(mask.shape)
         old[mask] = torch.tensor([log for rows in answers for _, logs in rows for log in logs])
         inputs |= {"mask": mask, "old_log_probs": old, "advantages": torch.tensor(
-            [value for group in groups for value in group.advantages] or [0.0])}
+            [value for group in groups for value in group.advantages] or [0.0]),
+            "reference_weights": torch.tensor([w for of_row in weights for w in of_row])}
         return {name: value.to(self.model.device) for name, value in inputs.items()}
 
     def _share_counts(self, batches: Sequence[dict]) -> None:

@@ -1,6 +1,7 @@
 """Shared prompts against rows of their own, and sampling against the plain way."""
 
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from qwen3asr_train.data.collate import Example, collate
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.decoding.generate import generate
 from qwen3asr_train.models.policy import Sampling, answer_log_probs, pack, sample_answers
+from qwen3asr_train.objectives.gspo import AVERAGES, Objective, normaliser
+from qwen3asr_train.stages.rollout import Roller
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,44 @@ def test_packed_rows_equal_rows_of_their_own(model, examples, batch, answers, te
     assert our_grads.keys() == their_grads.keys()
     for name, grad in our_grads.items():
         assert (grad - their_grads[name]).norm() <= 1e-5 * their_grads[name].norm() + 1e-9, name
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_references_behind_the_answers_have_the_cross_entropy_of_sft(model, processor, examples,
+                                                                     answers, average):
+    model = deepcopy(model).double()
+    targets = [row[-1] for row in reversed(answers)]
+    examples = [Example(e.features.double(), e.prompt, target)
+                for e, target in zip(examples, targets, strict=True)]
+
+    class OfThese(Roller):
+        def __init__(self, weight):
+            self.model, self.tokenizer, self.frozen_audio = model, processor.tokenizer, False
+            self.objective = Objective(average=average, cross_entropy=weight)
+
+    groups = [SimpleNamespace(example=e, advantages=[0.5] * len(row),
+                              answers=[(tokens, [-1.0] * len(tokens)) for tokens in row])
+              for e, row in zip(examples, answers, strict=True)]
+    alone, mixed = (OfThese(weight)._training_batch({}, groups) for weight in (0.0, 0.3))
+    weights = mixed["reference_weights"]
+    assert not alone["reference_weights"].any()
+    assert torch.equal(alone["targets"], mixed["targets"][weights == 0])
+    assert mixed["targets"][weights > 0].tolist() == [token for row in targets for token in row]
+    found, _ = answer_log_probs(model, mixed)
+    torch.testing.assert_close(found[weights == 0], answer_log_probs(model, alone)[0],
+                               rtol=1e-9, atol=1e-9)
+    ours = -(found * weights.double()).sum()
+    lengths = [[len(tokens) for tokens in row] for row in answers]
+    theirs = sum(normaliser(Objective(average=average), row) / len(e.target) *
+                 model.target_loss(collate([e], processor.tokenizer.pad_token_id))[0]
+                 for e, row in zip(examples, lengths, strict=True))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for a, b in zip(*(torch.autograd.grad(loss, parameters, allow_unused=True)
+                      for loss in (ours, theirs)), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert (a - b).norm() <= 1e-5 * b.norm() + 1e-9
 
 
 def test_sampling_inverts_the_distribution_token_by_token(model, examples, batch):

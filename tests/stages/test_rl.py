@@ -140,10 +140,14 @@ def test_frozen_encoder_stays_and_trains_on_kept_features(run, finished_run, tmp
 @pytest.mark.parametrize("options", [
     ["stage.objective.level=token", "stage.objective.clip_low=0.2", "stage.objective.scale=none",
      "stage.objective.clip_high=0.2", "stage.objective.average=length"],
-    ["stage.objective.kl=0.1", "stage.objective.level=sequence_token"]], ids=["dr-grpo", "kl"])
+    ["stage.objective.kl=0.1", "stage.objective.level=sequence_token",
+     "stage.objective.cross_entropy=0.5"]], ids=["dr-grpo", "kl"])
 def test_relatives(run, tmp_path, options):
     run(tmp_path, *options)
     assert len(rows(tmp_path)) == 7
+    supervised = rows(tmp_path, "train/cross_entropy")
+    assert len(supervised) == 7 * ("stage.objective.cross_entropy=0.5" in options)
+    assert all(value > 0 for value in supervised.values())
     if "kl" in options[0]:
         divergence = rows(tmp_path, "train/kl")
         assert abs(divergence[1]) < 1e-6 < divergence[7]

@@ -17,13 +17,25 @@ def groups(step: int, spare: int, flat: list[bool]) -> list[SimpleNamespace]:
             for i, value in enumerate(flat)]
 
 
-@given(st.lists(st.tuples(FLAT, st.lists(FLAT, max_size=2)), min_size=1, max_size=4))
+PARTS = st.lists(st.tuples(FLAT, st.lists(FLAT, max_size=2)), min_size=1, max_size=4)
+
+
+@given(PARTS)
+def test_what_has_no_variance_stays_where_its_reference_teaches(parts):
+    answering = SimpleNamespace(_sampled=lambda batch, number: batch, keeps_flat=True)
+    for step, (flat, spares) in enumerate(parts):
+        batch = groups(step, 0, flat)
+        kept, _, left = Roller._varied(answering, batch, spares, [], 0, tally := Counter())
+        assert kept == batch and not left and tally["flat"] == sum(flat)
+
+
+@given(PARTS)
 def test_spares_replace_what_has_no_variance(parts):
     answered = []
 
     class Answering(Roller):
         def __init__(self):
-            pass
+            self.keeps_flat = False
 
         def _sampled(self, batch, number):
             answered.append(batch["names"])
