@@ -9,7 +9,6 @@ transducers. It compares the labels of one model; another model's 0.9 may mean s
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +32,7 @@ from qwen3asr_train.decoding.pauses import split_at_quiet
 from qwen3asr_train.decoding.transcriber import Transcriber, Transcript, join_transcripts
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.languages import known_language
+from qwen3asr_train.models.folder import opening
 
 _OURS = ("qwen3_asr", "qwen3_asr_encoder")
 _CTC = modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES
@@ -88,18 +88,8 @@ def open_labeller(folder: str, *, language: str | None = None, device: str = "cp
 
 def read_config(folder: str) -> PreTrainedConfig:
     """The config of a checkpoint folder or hub name. Raises UserError when there is none."""
-    local = Path(folder)
-    if local.is_dir() and not (local / "config.json").is_file():
-        hint = f"; did you mean {local / 'model'}?" if (local / "model").is_dir() else ""
-        raise UserError(f"{folder}: no config.json in it{hint}")
-    if not local.is_dir() and (folder.count("/") != 1 or folder.startswith((".", "/", "~"))):
-        raise UserError(f"{folder}: no such folder (a run's model is RUN/model)")
-    try:
+    with opening(folder, field=""):
         return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if local.is_dir() else \
-            "no such folder here, and the hub does not know it or cannot be reached"
-        raise UserError(f"{folder}: {reason}") from error
 
 
 def _labeller_of(folder: str, config: PreTrainedConfig

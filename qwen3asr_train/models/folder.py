@@ -19,22 +19,22 @@ without sizes, and would begin with random weights of its default ones."""
 @contextmanager
 def opening(folder: str, field: str = "init_from") -> Iterator[None]:
     """UserError for a folder that is none or has another layout, and for what OSError or ValueError
-    loading it inside raises; ``field`` of the config named it."""
-    local = Path(folder)
-    if not local.is_dir() and (folder.count("/") != 1 or folder.startswith((".", "/"))):
-        raise UserError(f"{field}={folder}: no such folder (a run's model is RUN/model)")
+    loading it inside raises; ``field`` of the config named it, or none did ("")."""
+    local, named = Path(folder), f"{field}={folder}" if field else folder
+    if not local.is_dir() and (folder.count("/") != 1 or folder.startswith((".", "/", "~"))):
+        raise UserError(f"{named}: no such folder (a run's model is RUN/model)")
     if local.is_dir() and not (local / "config.json").is_file():
         hint = f"; did you mean {local / 'model'}?" if (local / "model").is_dir() else ""
-        raise UserError(f"{field}={folder}: no config.json in it{hint}")
+        raise UserError(f"{named}: no config.json in it{hint}")
     try:
         if ORIGINAL in PreTrainedConfig.get_config_dict(folder)[0]:
-            raise UserError(f"{field}={folder}: weights for PyPI's qwen-asr, in another layout; "
+            raise UserError(f"{named}: weights for PyPI's qwen-asr, in another layout; "
                             "take the repository whose name ends in -hf")
         yield
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if local.is_dir() else \
             "no such folder here, and the hub does not know it or cannot be reached"
-        raise UserError(f"{field}={folder}: {reason}") from error
+        raise UserError(f"{named}: {reason}") from error
 
 
 def load_whole(kind: type[PreTrainedModel], folder: str, field: str = "init_from", **options

@@ -134,6 +134,7 @@ class RecogniserModule(TrainingModule):
         self._utterances: list[tuple[Utterance, Entry]] = []
         self._losses: list[tuple[float, int]] = []
         self._skipped: list[str] = []
+        self._told: set[str] = set()
         self._config = config
 
     def summed_losses(self, batch: dict) -> dict:
@@ -162,7 +163,10 @@ class RecogniserModule(TrainingModule):
     def on_validation_epoch_end(self) -> None:
         """One row of val/* over all ranks."""
         utterances, losses = gather_lists(self._utterances), gather_lists(self._losses)
-        tell_skipped(gather_lists(self._skipped), self._config)
+        skipped = gather_lists(self._skipped)
+        new = [message for message in skipped if message not in self._told]
+        tell_skipped(new, self._config, earlier=len(skipped) - len(new))
+        self._told.update(new)
         self._utterances, self._losses, self._skipped = [], [], []
         scores = score([utterance for utterance, _ in utterances])
         loss = sum(loss for loss, _ in losses) / max(1, sum(count for _, count in losses))

@@ -181,10 +181,12 @@ def test_unusable_samples_stop_a_run_or_are_counted(command_line, corpus, tmp_pa
     scored = command_line("stage=evaluate", f"init_from={tmp_path / 'b' / 'model'}",
                           f"data.test={tmp_path / 'train'}", "data.max_bad_samples=1", small=False)
     assert f"not scored: {shard}:{entry.key}" in scored.stderr
+    validated = ["stage=sft", f"data.validation={tmp_path / 'train'}", "trainer.validate_every=1",
+                 f"data.train={corpus['train']}", "trainer.max_steps=2", "stage.test=false"]
     assert f"{shard}:{entry.key}" in last_error(command_line(
-        "stage=sft", f"data.validation={tmp_path / 'train'}", f"data.train={corpus['train']}",
-        "trainer.max_steps=1", "trainer.validate_every=1", "stage.test=false",
-        f"run_dir={tmp_path / 'c'}", check=False))
+        *validated, f"run_dir={tmp_path / 'c'}", check=False))
+    told = command_line(*validated, f"run_dir={tmp_path / 'd'}", "data.max_bad_samples=1").stderr
+    assert told.count(f"not scored: {shard}:{entry.key}") == 1  # not at each validation
 
 
 def test_a_sweep_is_what_its_runs_are_one_by_one(command_line, corpus, tmp_path):
