@@ -14,7 +14,7 @@ from qwen3asr_train.data.augment_join import join_texts
 from qwen3asr_train.data.collate import Example, collate
 from qwen3asr_train.decoding.generate import Model, autocast, generate, prompts_for
 from qwen3asr_train.decoding.guard import RepetitionGuard
-from qwen3asr_train.decoding.pauses import split_at_quiet
+from qwen3asr_train.decoding.pauses import split_at_pauses, split_at_quiet
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.text import split_output
 from qwen3asr_train.models.aut import AuT
@@ -33,7 +33,8 @@ class Transcript:
 
 @dataclass
 class Transcriber:
-    """Batched greedy transcription; audio beyond ``max_piece_seconds`` is cut where it is quiet.
+    """Batched greedy transcription; audio beyond ``max_piece_seconds`` is cut where it is quiet,
+    and with ``min_piece_seconds`` at every pause that is as long behind the cut before.
 
     ``language`` forces a language by prefilling ``language X<asr_text>``. ``window``: attention
     window of the encoder in seconds, None: the checkpoint's. An answer that ends in a loop is cut
@@ -46,6 +47,7 @@ class Transcriber:
     context: str = ""
     max_new_tokens: int = 256
     max_piece_seconds: float = 30.0
+    min_piece_seconds: float | None = None
     batch_seconds: float = 120.0
     window: int | None = None
     guard: RepetitionGuard = field(default_factory=RepetitionGuard)
@@ -55,13 +57,17 @@ class Transcriber:
         if self.context and isinstance(self.model, AuT):
             raise UserError("stage.context: an AuT model takes no context; a recogniser of "
                             "stage=sft does")
+        least, most = self.min_piece_seconds, self.max_piece_seconds
+        if least is not None and not 0 <= least <= most:
+            raise UserError(f"stage.decoding.min_piece_seconds={least}: from 0 to "
+                            f"max_piece_seconds={most}")
         self._prompts = prompts_for(self.model, self.processor.tokenizer)
         self._prefill = self._prompts.prefill(self.language) if self.language else []
 
     def __call__(self, waveforms: list[np.ndarray]) -> list[Transcript]:
         """float32 ``(samples,)`` at 16 kHz each -> transcripts, in order."""
         pieces = [(owner, piece) for owner, waveform in enumerate(waveforms)
-                  for piece in split_at_quiet(waveform, self.max_piece_seconds)]
+                  for piece in self._split(waveform)]
         results: list[Transcript | None] = [None] * len(pieces)
         for batch in self._batches([len(piece) for _, piece in pieces]):
             found = self._transcribe([pieces[i][1] for i in batch])
@@ -71,6 +77,12 @@ class Transcriber:
         for (owner, _), result in zip(pieces, results, strict=True):
             joined[owner].append(result)
         return [join_transcripts(parts) for parts in joined]
+
+    def _split(self, waveform: np.ndarray) -> list[np.ndarray]:
+        least, most = self.min_piece_seconds, self.max_piece_seconds
+        if least is None or len(waveform) <= most * SAMPLE_RATE:
+            return split_at_quiet(waveform, most)
+        return split_at_pauses(waveform, (least, most))
 
     def _batches(self, lengths: list[int]) -> list[list[int]]:
         """Indices, longest first, at most ``batch_seconds`` padded seconds together."""

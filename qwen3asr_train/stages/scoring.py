@@ -94,6 +94,7 @@ def _score_long(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry]
             context="" if isinstance(model, AuT) else sample.context.text,
             language=told_language(sample.record) if condition.force_language else None,
             max_new_tokens=decoding.max_new_tokens, max_piece_seconds=decoding.max_piece_seconds,
+            min_piece_seconds=decoding.min_piece_seconds,
             batch_seconds=config.data.evaluation_seconds,
             guard=RepetitionGuard(**config.stage.guard))
         return transcriber([sample.waveform])[0]

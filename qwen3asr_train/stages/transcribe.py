@@ -49,8 +49,9 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     transcriber = Transcriber(
         model, processor, language=language,
         context=stage.context, max_new_tokens=stage.decoding.max_new_tokens,
-        max_piece_seconds=stage.decoding.max_piece_seconds, batch_seconds=stage.batch_seconds,
-        guard=guard)
+        max_piece_seconds=stage.decoding.max_piece_seconds,
+        min_piece_seconds=stage.decoding.min_piece_seconds,
+        batch_seconds=stage.batch_seconds, guard=guard)
     failed = 0
     for group in _groups(files, stage.batch_seconds):
         readable = []

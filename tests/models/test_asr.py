@@ -4,6 +4,7 @@ import json
 import shutil
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,7 +20,7 @@ from qwen3asr_train.data import features
 from qwen3asr_train.data.collate import Example, collate
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.decoding.generate import generate
-from qwen3asr_train.decoding.transcriber import Transcriber
+from qwen3asr_train.decoding.transcriber import Transcriber, join_transcripts
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.aut import load_encoder
@@ -225,8 +226,23 @@ def test_transcriber_covers_long_audio_and_forced_language(model, processor, wav
     found = transcriber(waveforms)
     assert len(found) == len(waveforms)
     assert transcriber(waveforms[:1])[0].text == found[0].text
+    with pytest.raises(UserError, match="min_piece_seconds"):
+        Transcriber(model, processor, max_piece_seconds=3.0, min_piece_seconds=4.0)
     forced = Transcriber(model, processor, language="Chinese", max_new_tokens=4)(waveforms[:2])
     assert [transcript.language for transcript in forced] == ["Chinese", "Chinese"]
+
+
+def test_with_a_least_length_long_audio_is_cut_at_its_pauses(model, processor, waveforms):
+    pause = np.zeros(9_600, np.float32)
+    talk = np.concatenate([waveforms[1], pause, waveforms[2], pause, waveforms[1]])
+    middles = np.cumsum([len(waveforms[1]) + 4_800, 9_600 + len(waveforms[2])])
+    options = {"max_new_tokens": 4, "min_piece_seconds": 0.5}
+    found = Transcriber(model, processor, max_piece_seconds=4.0, **options)([talk, waveforms[1]])
+    plain = Transcriber(model, processor, max_new_tokens=4)
+    assert found[0].text == join_transcripts(plain(np.split(talk, middles))).text
+    assert found[1].text == plain(waveforms[1:2])[0].text
+    whole = Transcriber(model, processor, max_piece_seconds=9.0, **options)([talk])[0]
+    assert whole.text == plain([talk])[0].text != found[0].text
 
 
 @pytest.mark.parametrize(("name", "message"), [
