@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qwen3asr_train.data.shards import is_text
+
 SPARE_NAMES = 8
 """Names drawn beyond those wanted, for the ones that turn out to be in the transcript."""
 
@@ -86,6 +88,7 @@ class Context:
     distractors: float = 0.0
     background: float = 0.0
     instructions: float = 0.0
+    text_entities: float | None = None
     list_length: tuple[int, int] = (1, 100)
     most_entities: int = 5
     rare_share: float = 0.01
@@ -96,7 +99,8 @@ class Context:
     @property
     def on(self) -> bool:
         """Whether any context is made."""
-        return self.entities + self.distractors + self.background + self.instructions > 0
+        return self.entities + self.distractors + self.background + self.instructions > 0 \
+            or self.text_entities is not None
 
 
 class DrawnContext(NamedTuple):
@@ -118,6 +122,9 @@ class ContextBuilder:
     def draw(self, record: dict, rng: np.random.Generator) -> DrawnContext:
         """A context for the record; an empty one for none."""
         options, place = self.options, rng.random()
+        if options.text_entities is not None and is_text(record):
+            return (self._with_entities if place < options.text_entities else
+                    self._distractors_only)(record, rng)
         for share, make in ((options.entities, self._with_entities),
                             (options.distractors, self._distractors_only),
                             (options.background, self._background),

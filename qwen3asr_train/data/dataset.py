@@ -21,7 +21,7 @@ from qwen3asr_train.data.partial import Part, Partial, own_places, with_mistakes
 from qwen3asr_train.data.plan import Cell, sample_rng
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.data.questions import Questions
-from qwen3asr_train.data.shards import Entry, ShardReader
+from qwen3asr_train.data.shards import Entry, ShardReader, is_text
 from qwen3asr_train.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
@@ -222,11 +222,6 @@ def naming(entry: Entry) -> Iterator[None]:
 def is_transcript(record: dict) -> bool:
     """Whether a record's text is what is said in it."""
     return record.get("task", "asr") == "asr"
-
-
-def is_text(record: dict) -> bool:
-    """Whether a record has words (``spoken``) in place of audio."""
-    return record.get("task") == "text"
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,11 @@ ASKED = {"image_caption": "visual_question", "film_caption": "film_question",
 """What :func:`usual_task` says, and what it is with a question."""
 
 
+def is_text(record: dict) -> bool:
+    """Whether a record has words (``spoken``) in place of audio."""
+    return record.get("task") == "text"
+
+
 def parse_record(payload: bytes, entry: Entry) -> dict:
     """The checked record in a member's bytes; of a picture it may be a caption alone."""
     name, plain, task = entry.name, entry.plain, usual_task(entry)

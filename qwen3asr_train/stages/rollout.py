@@ -16,10 +16,10 @@ from transformers import Qwen3ASRProcessor
 from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.collate import Example, collate
 from qwen3asr_train.data.context import DrawnContext
-from qwen3asr_train.data.dataset import is_text, sum_over_ranks
+from qwen3asr_train.data.dataset import sum_over_ranks
 from qwen3asr_train.data.plan import sample_rng, sample_seed
 from qwen3asr_train.data.rollouts import Rollout
-from qwen3asr_train.data.shards import Entry
+from qwen3asr_train.data.shards import Entry, is_text
 from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.policy_server import PolicyServer
 from qwen3asr_train.errors import UserError

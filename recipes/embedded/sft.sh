@@ -11,10 +11,10 @@ source "$recipe/../once.sh"
 for seed in "$@"; do
   to=$work/$seed
   PYTHON="$python" WORK="$work" bash "$recipe/pretrain.sh" "$seed"
-  once "$to/start" stage=sft experiment=embedded_start seed="$seed" init_from="$to/text/model" \
+  once "$to/start" stage=sft experiment=embedded_start seed="$seed" init_from="$to/text_lists/model" \
     init_from_encoder="$to/aut/model" stage.test=false
   once "$to/sft" stage=sft experiment=embedded_sft seed="$seed" init_from="$to/start/model" stage.test=false
   once "$to/suite" stage=evaluate suite=embedded init_from="$to/sft/model" \
-    stage.decoding.max_piece_seconds=4 stage.live.max_segment_seconds=5
+    stage.decoding.max_piece_seconds=4 stage.decoding.min_piece_seconds=1 stage.live.max_segment_seconds=5
 done
 "$python" "$recipe/suite_figures.py" "${@/#/$work/}"

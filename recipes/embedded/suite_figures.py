@@ -2,8 +2,8 @@
 
     python recipes/embedded/suite_figures.py runs/embedded_sft/0 runs/embedded_sft/1
 
-Each folder has aut_first/, aut/, text/, start/, sft/ and suite/, as pretrain.sh and sft.sh leave
-them.
+Each folder has aut_first/, aut/, text/, text_lists/, start/, sft/ and suite/, as pretrain.sh and
+sft.sh leave them.
 """
 
 import json
@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 _TRAINING = ("preparing_seconds", "training_seconds")
 SECONDS = {  # what is printed -> folder -> times in its metrics.json
-    "seconds of pretraining": dict.fromkeys(("aut_first", "aut", "text"), _TRAINING),
+    "seconds of pretraining": dict.fromkeys(
+        ("aut_first", "aut", "text", "text_lists"), _TRAINING),
     "seconds": {"start": _TRAINING, "sft": _TRAINING,
                 "suite": ("preparing_seconds", "testing_seconds")},
 }

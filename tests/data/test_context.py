@@ -94,6 +94,17 @@ def test_off_keeps_the_records_own_context(table):
     assert set(drawn(builder(table), {"text": "a"}, 20)) == {""}
 
 
+def test_text_alone_has_shares_of_its_own(table):
+    made = builder(table, background=1.0, text_entities=0.75, list_length=(2, 8),
+                   formats=("{list}",), separators=(";",))
+    record = {"text": "please call Name3 now", "task": "text"}
+    contexts = [context.split(";") for context in drawn(made, record)]
+    assert all(set(names) <= set(NAMES) for names in contexts)
+    assert 195 <= sum("Name3" in names for names in contexts) <= 255
+    assert all("please" in context for context in drawn(made, record | {"task": "asr"}))
+    assert Context(text_entities=0.0).on
+
+
 def test_an_empty_pool_makes_no_list():
     made = builder(EntityTable([]), distractors=1.0)
     assert set(drawn(made, {"text": "please wait"}, 20)) == {""}
