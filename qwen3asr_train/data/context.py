@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qwen3asr_train.data.shards import is_text
+from qwen3asr_train.errors import UserError
 
 SPARE_NAMES = 8
 """Names drawn beyond those wanted, for the ones that turn out to be in the transcript."""
@@ -82,7 +83,8 @@ class EntityTable:
 @dataclass(frozen=True)
 class Context:
     """Shares are probabilities per sample and need not sum to 1: the rest keeps the record's own
-    context, or has none. See configs/stage/sft.yaml for what each field means."""
+    context, or has none (of text alone, with ``text_entities``, a list of others). See
+    configs/stage/sft.yaml for what each field means. UserError for a share that is none."""
 
     entities: float = 0.0
     distractors: float = 0.0
@@ -95,6 +97,12 @@ class Context:
     formats: tuple[str, ...] = ("{list}",)
     separators: tuple[str, ...] = (", ", " ", "\n", "、")
     orders: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("entities", "distractors", "background", "instructions", "text_entities"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise UserError(f"contexts.{name}={share}: a share, from 0 to 1")
 
     @property
     def on(self) -> bool:

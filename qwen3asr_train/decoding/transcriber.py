@@ -34,7 +34,7 @@ class Transcript:
 @dataclass
 class Transcriber:
     """Batched greedy transcription; audio beyond ``max_piece_seconds`` is cut where it is quiet,
-    and with ``min_piece_seconds`` at every pause that is as long behind the cut before.
+    and, with ``min_piece_seconds``, at every pause at least that far behind the cut before.
 
     ``language`` forces a language by prefilling ``language X<asr_text>``. ``window``: attention
     window of the encoder in seconds, None: the checkpoint's. An answer that ends in a loop is cut
@@ -57,10 +57,7 @@ class Transcriber:
         if self.context and isinstance(self.model, AuT):
             raise UserError("stage.context: an AuT model takes no context; a recogniser of "
                             "stage=sft does")
-        least, most = self.min_piece_seconds, self.max_piece_seconds
-        if least is not None and not 0 <= least <= most:
-            raise UserError(f"stage.decoding.min_piece_seconds={least}: from 0 to "
-                            f"max_piece_seconds={most}")
+        check_pieces(self.min_piece_seconds, self.max_piece_seconds)
         self._prompts = prompts_for(self.model, self.processor.tokenizer)
         self._prefill = self._prompts.prefill(self.language) if self.language else []
 
@@ -117,6 +114,13 @@ class Transcriber:
             transcripts.append(Transcript(self.language or language, text, row.confidence,
                                           len(tokens) + 1))
         return transcripts
+
+
+def check_pieces(least: float | None, most: float) -> None:
+    """UserError for lengths of pieces that there are not."""
+    if most <= 0 or (least is not None and not 0 <= least <= most):
+        raise UserError(f"stage.decoding.min_piece_seconds={least}, max_piece_seconds={most}: the "
+                        "one from 0 to the other, or null")
 
 
 def join_transcripts(parts: list[Transcript]) -> Transcript:

@@ -27,7 +27,8 @@ def opening(folder: str, field: str = "init_from") -> Iterator[None]:
         hint = f"; did you mean {local / 'model'}?" if (local / "model").is_dir() else ""
         raise UserError(f"{named}: no config.json in it{hint}")
     try:
-        if ORIGINAL in PreTrainedConfig.get_config_dict(folder)[0]:
+        config = PreTrainedConfig.get_config_dict(folder)[0]
+        if config.get("model_type") == "qwen3_asr" and ORIGINAL in config:
             raise UserError(f"{named}: weights for PyPI's qwen-asr, in another layout; "
                             "take the repository whose name ends in -hf")
         yield

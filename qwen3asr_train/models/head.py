@@ -19,7 +19,7 @@ class TargetHead(nn.Linear):
     label_smoothing = 0.0  # while training
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None,
-                temperature: float | None = None, uniforms: Tensor | None = None
+                temperature: float | Tensor | None = None, uniforms: Tensor | None = None
                 ) -> Tensor | tuple[Tensor, Tensor]:
         """``(…, d)`` -> logits ``(…, vocabulary)``, or with ``targets`` ``(n,)`` a scalar sum; with
         ``temperature`` too, log-probabilities and entropies ``(n,)``; with ``uniforms`` ``(n,)`` in

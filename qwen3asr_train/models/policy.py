@@ -73,9 +73,10 @@ def packed_mask(segments: Tensor) -> Tensor:
     return (earlier & (ours | (segments == PROMPT)[:, None, :]))[:, None]
 
 
-def answer_log_probs(model: Recogniser, batch: dict[str, Tensor], temperature: float = 1.0,
+def answer_log_probs(model: Recogniser, batch: dict[str, Tensor], temperature: float | Tensor = 1.0,
                      audio: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the answers of :func:`pack`, and the entropies there: ``(tokens,)``.
+    ``temperature`` of all, or of each.
 
     ``batch`` also holds the encoder's inputs, once for each utterance, unless ``audio`` gives its
     projected tokens.

@@ -7,6 +7,7 @@ formulas of the first two and of the KL term are those of TRL's ``GRPOTrainer``
 (``importance_sampling_level``, ``loss_type``), against which they are tested.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,6 +48,9 @@ class Objective:
                                    ("average", self.average, AVERAGES)):
             if value not in known:
                 raise UserError(f"stage.objective.{name}={value!r}: {' or '.join(known)}")
+        for name, value in (("kl", self.kl), ("cross_entropy", self.cross_entropy)):
+            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise UserError(f"stage.objective.{name}={value}: a weight, 0 for none")
 
 
 class PolicyLoss(NamedTuple):
@@ -102,11 +106,14 @@ def normaliser(objective: Objective, lengths: list[int]) -> int:
     return sum(lengths) if objective.average == "token" else len(lengths)
 
 
-def reference_weight(objective: Objective, reference: int, answers: list[int]) -> float:
+def reference_weight(objective: Objective, reference: int, answers: list[int],
+                     max_tokens: int = 1) -> float:
     """Of each token of a reference, in the summed cross-entropy, from its length and the lengths of
-    its ``answers``: over the :func:`normaliser` it comes to the mean over the reference's tokens,
-    which weighs as much as all these answers do."""
-    return normaliser(objective, answers) / reference
+    its ``answers``: the mean over the reference's tokens weighs as much as in :func:`policy_loss`
+    all tokens of all these answers do."""
+    weight = {"sequence": len(answers), "token": sum(answers),
+              "length": sum(answers) / max_tokens}[objective.average]
+    return weight / reference
 
 
 def group_advantages(rewards: Tensor, scale: str = "group", eps: float = 1e-4) -> Tensor:

@@ -20,6 +20,7 @@ from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.data.questions import Questions
 from qwen3asr_train.data.shards import Entry, read_entries
 from qwen3asr_train.decoding.generate import generate
+from qwen3asr_train.decoding.transcriber import check_pieces
 from qwen3asr_train.evaluation.metrics import Utterance, score
 from qwen3asr_train.options import as_arguments
 from qwen3asr_train.runtime.checkpoint import refuse_used_folder, resume_from
@@ -130,7 +131,9 @@ class RecogniserModule(TrainingModule):
         super().__init__(model, optimizer, OmegaConf.to_container(config.trainer), config.seed)
         self._tokenizer, self._ctc_weight = tokenizer, ctc_weight
         self._english_normaliser = config.data.english_normaliser
-        self._max_new_tokens = config.stage.decoding.max_new_tokens
+        decoding = config.stage.decoding
+        check_pieces(decoding.min_piece_seconds, decoding.max_piece_seconds)  # not after training
+        self._max_new_tokens = decoding.max_new_tokens
         self._utterances: list[tuple[Utterance, Entry]] = []
         self._losses: list[tuple[float, int]] = []
         self._skipped: list[str] = []

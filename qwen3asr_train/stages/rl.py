@@ -85,11 +85,13 @@ class PolicyData(SpeechData):
             augmentation=augment.build(OmegaConf.to_container(config.data.augmentation)),
             with_prompts=True, with_examples=True)
         start, stop, accumulate = trainer.global_step, trainer.max_steps, config.trainer.accumulate
+        nothing_lacks = stage.objective.cross_entropy > 0 and stage.bad_rewards == "stop"
+        spares = 0 if nothing_lacks else stage.spares
         cells = rollout_cells(self.plan, trainer.global_rank, trainer.world_size, accumulate,
-                              start, stop, stage.spares)
+                              start, stop, spares)
         self.steps = StepLoader(loader(dataset, cells, config.data.workers),
-                                accumulate * (1 + stage.spares), config.data.max_bad_samples)
-        return RolloutLoader(self.steps, accumulate, stage.spares, stage.updates_per_rollout,
+                                accumulate * (1 + spares), config.data.max_bad_samples)
+        return RolloutLoader(self.steps, accumulate, spares, stage.updates_per_rollout,
                              start, stop)
 
 
@@ -138,10 +140,10 @@ class PolicyModule(RecogniserModule):
         that is on, and what tells how far the policy has moved, averaged over answers."""
         answered, objective = batch["meta"]["answered"], self.roller.objective
         inputs = answered.inputs
-        temperature = self.roller.sampling.temperature
-        found, entropy = answer_log_probs(self.model, inputs, temperature, inputs.get("audio"))
         mask, weights = inputs["mask"], inputs["reference_weights"]
         sampled = weights == 0
+        temperature = torch.where(sampled, self.roller.sampling.temperature, 1.0)
+        found, entropy = answer_log_probs(self.model, inputs, temperature, inputs.get("audio"))
         supervised = -(found * weights).sum()
         found, entropy = found[sampled], entropy[sampled]
         loss = policy_loss(objective, _padded(found, mask), inputs["old_log_probs"],

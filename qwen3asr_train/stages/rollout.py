@@ -140,14 +140,17 @@ class Roller:
         tally["flat"] += sum(group.flat for group in found if group.whole)
         tally["dropped"] += sum(not group.whole for group in found)
         tally["met"] += len(found)
-        kept = [group for group in found if group.whole and (self.keeps_flat or not group.flat)]
+        kept = [group for group in found if self._teaches(group)]
         lacking = len(found) - len(kept)
         for spare in spares:
             if not sum_over_ranks(max(0, lacking - len(left)))[0]:  # no rank lacks any
                 break
-            left = left + [g for g in self._sampled(spare, number) if g.whole and not g.flat]
+            left = left + [g for g in self._sampled(spare, number) if self._teaches(g)]
         tally["replaced"] += len(left[:lacking])
         return kept + left[:lacking], found, left[lacking:]
+
+    def _teaches(self, group: Group) -> bool:
+        return group.whole and (self.keeps_flat or not group.flat)
 
     def _groups(self, batch: dict) -> list[Group]:
         meta = batch["meta"]
@@ -296,8 +299,8 @@ class Roller:
         if self.objective.cross_entropy:
             for group, rows, of_row in zip(groups, packed, weights, strict=False):
                 target = group.example.target
-                of_row += [reference_weight(self.objective, len(target), list(map(len, rows)))
-                           ] * len(target)
+                of_row += [reference_weight(self.objective, len(target), list(map(len, rows)),
+                                            self.sampling.max_new_tokens)] * len(target)
                 rows.append(target)
         inputs |= pack([e.prompt for e in examples], packed, self.tokenizer.pad_token_id)
         lengths = torch.tensor([len(tokens) for rows in answers for tokens, _ in rows])

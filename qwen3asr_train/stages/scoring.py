@@ -25,7 +25,7 @@ from qwen3asr_train.decoding.generate import (
 )
 from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.live import LiveTranscriber, transcript_of
-from qwen3asr_train.decoding.transcriber import Transcriber, Transcript
+from qwen3asr_train.decoding.transcriber import Transcriber, Transcript, check_pieces
 from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.evaluation.languages import known_language
 from qwen3asr_train.evaluation.metrics import Utterance
@@ -48,12 +48,14 @@ def score_entries(model: Model, processor: Qwen3ASRProcessor, entries: list[Entr
                   condition: Condition = AS_IT_IS) -> Results:
     """Transcribe every entry; all ranks share the work and all get every result.
 
-    Clips beyond ``stage.decoding.max_piece_seconds`` are cut at quiet places, one clip at a time.
+    Clips beyond ``stage.decoding.max_piece_seconds`` are cut at quiet places or pauses, one clip at
+    a time.
     """
     if not entries:
         raise UserError("the test shards hold no samples")
     model = model.to(scoring_device(config)).eval()
     limit = config.stage.decoding.max_piece_seconds
+    check_pieces(config.stage.decoding.min_piece_seconds, limit)
     short = [entry for entry in entries if entry.duration <= limit]
     long = [entry for entry in entries if entry.duration > limit]
     results, skipped = _score_batches(model, processor, short, config, rank, ranks, condition) \

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # Reinforcement learning on embedded speech against further SFT, a seed or several: bash recipes/embedded/rl.sh 0 1 2
-# Each seed goes on from its own recogniser of sft.sh, several times: GSPO, as many steps of SFT on the same samples, GRPO, and
-# GSPO with one step to a rollout; all are scored with suite=embedded_noise. Prints the figures.
+# Each seed goes on from its own recogniser of sft.sh, several times: GSPO with the references' cross-entropy beside it, as many
+# steps of SFT on the same samples, GSPO alone, GRPO, and GSPO with one step to a rollout; all are scored with
+# suite=embedded_noise. Prints the figures.
 # In the environment: SFT, where sft.sh wrote to; MODEL, one recogniser for all seeds in place of those; PYTHON and WORK, the
-# interpreter, the folder to write to; VARIANTS, some of "gspo sft grpo on_policy"; STEPS of each. What is finished in WORK is
-# taken as it is.
+# interpreter, the folder to write to; VARIANTS, some of "references sft gspo grpo on_policy"; STEPS of each. What is finished in WORK is
+# taken as it is: another recipe wants another folder.
 set -euo pipefail
 python=${PYTHON:-python}
 work=${WORK:-runs/embedded_rl}
-variants=${VARIANTS:-gspo sft grpo on_policy}
+variants=${VARIANTS:-references sft gspo grpo on_policy}
 recipe=$(dirname "$0")
 source "$recipe/../once.sh"
 declare -A command=(
-  [gspo]="stage=rl experiment=embedded_rl"
+  [references]="stage=rl experiment=embedded_rl_references"
   [sft]="stage=sft experiment=embedded_rl_control"
+  [gspo]="stage=rl experiment=embedded_rl"
   [grpo]="stage=rl experiment=embedded_rl stage.objective.level=token stage.objective.clip_low=0.2 stage.objective.clip_high=0.2"
   [on_policy]="stage=rl experiment=embedded_rl stage.updates_per_rollout=1"
 )

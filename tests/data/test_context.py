@@ -13,6 +13,7 @@ from qwen3asr_train.data.context import (
     EntityTable,
     candidate_entities,
 )
+from qwen3asr_train.errors import UserError
 
 NAMES = [f"Name{i}" for i in range(60)]
 TEXTS = [f"please call {name} now" for name in NAMES] * 2 + ["please wait now"] * 80
@@ -103,6 +104,8 @@ def test_text_alone_has_shares_of_its_own(table):
     assert 195 <= sum("Name3" in names for names in contexts) <= 255
     assert all("please" in context for context in drawn(made, record | {"task": "asr"}))
     assert Context(text_entities=0.0).on
+    with pytest.raises(UserError, match=r"contexts\.text_entities=85"):
+        Context(text_entities=85)
 
 
 def test_an_empty_pool_makes_no_list():

@@ -1,6 +1,7 @@
 """Shared prompts against rows of their own, and sampling against the plain way."""
 
 from copy import deepcopy
+from itertools import accumulate
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from qwen3asr_train.data.collate import Example, collate
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.decoding.generate import generate
 from qwen3asr_train.models.policy import Sampling, answer_log_probs, pack, sample_answers
-from qwen3asr_train.objectives.gspo import AVERAGES, Objective, normaliser
+from qwen3asr_train.objectives.gspo import AVERAGES, Objective, policy_loss
 from qwen3asr_train.stages.rollout import Roller
 
 
@@ -74,6 +75,11 @@ def test_packed_rows_equal_rows_of_their_own(model, examples, batch, answers, te
         assert (grad - their_grads[name]).norm() <= 1e-5 * their_grads[name].norm() + 1e-9, name
 
 
+def split_by(values: list, rows: list[list]) -> list[list]:
+    ends = list(accumulate(map(len, rows)))
+    return [values[end - len(row):end] for end, row in zip(ends, rows, strict=True)]
+
+
 @pytest.mark.parametrize("average", AVERAGES)
 def test_references_behind_the_answers_have_the_cross_entropy_of_sft(model, processor, examples,
                                                                      answers, average):
@@ -86,6 +92,7 @@ def test_references_behind_the_answers_have_the_cross_entropy_of_sft(model, proc
         def __init__(self, weight):
             self.model, self.tokenizer, self.frozen_audio = model, processor.tokenizer, False
             self.objective = Objective(average=average, cross_entropy=weight)
+            self.sampling = Sampling(max_new_tokens=40)
 
     groups = [SimpleNamespace(example=e, advantages=[0.5] * len(row),
                               answers=[(tokens, [-1.0] * len(tokens)) for tokens in row])
@@ -99,10 +106,14 @@ def test_references_behind_the_answers_have_the_cross_entropy_of_sft(model, proc
     torch.testing.assert_close(found[weights == 0], answer_log_probs(model, alone)[0],
                                rtol=1e-9, atol=1e-9)
     ours = -(found * weights.double()).sum()
-    lengths = [[len(tokens) for tokens in row] for row in answers]
-    theirs = sum(normaliser(Objective(average=average), row) / len(e.target) *
+    # as much as the answers' own losses of 1 a token weigh, summed
+    weigh = [-policy_loss(Objective(average=average), *torch.zeros(2, 1, len(tokens)),
+                          torch.ones(1), torch.ones(1, len(tokens)), max_tokens=40).total
+             for row in answers for tokens in row]
+    of_rows = [torch.stack(part).sum() for part in split_by(weigh, answers)]
+    theirs = sum(weight / len(e.target) *
                  model.target_loss(collate([e], processor.tokenizer.pad_token_id))[0]
-                 for e, row in zip(examples, lengths, strict=True))
+                 for e, weight in zip(examples, of_rows, strict=True))
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
     parameters = [p for p in model.parameters() if p.requires_grad]
     for a, b in zip(*(torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -111,8 +111,11 @@ def test_unknown_choices_are_refused():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 30), st.integers(2, 50), st.integers(1, 40), st.sampled_from([0.7, 1.0, 1.5]))
+@given(st.integers(1, 30), st.integers(2, 50), st.integers(1, 40),
+       st.sampled_from([0.7, 1.0, 1.5, None]))
 def test_log_probs_equal_torch(positions, vocabulary, chunk, temperature):
+    if temperature is None:  # each its own
+        temperature = torch.linspace(0.7, 1.5, positions, dtype=torch.float64)
     generator = torch.Generator().manual_seed(positions * 100 + vocabulary)
     hidden = torch.randn(positions, 8, generator=generator, dtype=torch.float64)
     weight = torch.randn(vocabulary, 8, generator=generator, dtype=torch.float64)
@@ -120,7 +123,7 @@ def test_log_probs_equal_torch(positions, vocabulary, chunk, temperature):
     targets = torch.randint(vocabulary, (positions,), generator=generator)
     leaves = [t.clone().requires_grad_() for t in (hidden, weight, hidden, weight)]
     ours, entropy = chunked_log_probs(leaves[0], leaves[1], targets, chunk, temperature)
-    everything = (leaves[2] @ leaves[3].T / temperature).log_softmax(-1)
+    everything = (leaves[2] @ leaves[3].T / torch.as_tensor(temperature)[..., None]).log_softmax(-1)
     theirs = everything.gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(entropy, torch.distributions.Categorical(logits=everything).entropy()

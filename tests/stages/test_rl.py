@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+SUPERVISED = "stage.objective.cross_entropy=0.3"
 STEPS = ["trainer.max_steps=7", "trainer.validate_every=0", "trainer.checkpoint_every=1",
          "trainer.keep_checkpoints=9", "stage.test=false", "stage.updates_per_rollout=3",
          "stage.sampling.group=4", "stage.optimizer.lr=1e-3", "stage.sampling.max_new_tokens=24"]
@@ -105,7 +106,7 @@ def test_killed_at_any_time(run, uninterrupted, tmp_path):
 @pytest.fixture(scope="module")
 def without_spares(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rl") / "single"
-    run(folder, "stage.spares=0")
+    run(folder, "stage.spares=0", SUPERVISED)
     return folder
 
 
@@ -118,12 +119,15 @@ def test_ranks_whose_answers_are_cut_at_other_lengths_go_on_together(run, tmp_pa
 @pytest.mark.parametrize(("strategy", "accumulate"), [("ddp", 2), ("zero2", 1),
                                                       ("zero3", 2)])
 def test_two_processes_train_as_one(run, without_spares, tmp_path, strategy, accumulate):
-    run(tmp_path, "stage.spares=0", f"strategy={strategy}", "strategy.devices=2",
+    run(tmp_path, "stage.spares=0", SUPERVISED, f"strategy={strategy}", "strategy.devices=2",
         f"trainer.accumulate={accumulate}")
     rewards, expected = (rows(f, "rollout/reward") for f in (tmp_path, without_spares))
     assert rewards[1] == pytest.approx(expected[1], rel=1e-6)  # the same answers
     for step, loss in list(rows(without_spares).items())[:3]:
         assert rows(tmp_path)[step] == pytest.approx(loss, rel=1e-3, abs=1e-6)
+    supervised = rows(without_spares, "train/cross_entropy")
+    for step, value in rows(tmp_path, "train/cross_entropy").items():
+        assert value == pytest.approx(supervised[step], rel=1e-3 if step < 4 else 0.1)
     final = weights(tmp_path)
     for name, value in weights(without_spares).items():
         torch.testing.assert_close(final[name], value, rtol=0.1, atol=2e-2)
@@ -131,7 +135,7 @@ def test_two_processes_train_as_one(run, without_spares, tmp_path, strategy, acc
 
 def test_frozen_encoder_stays_and_trains_on_kept_features(run, finished_run, tmp_path):
     run(tmp_path, "model.freeze=['model.audio_tower.*','model.multi_modal_projector.*']",
-        "strategy=ddp", "strategy.devices=2")
+        "strategy=ddp", "strategy.devices=2", SUPERVISED)
     before, after = weights(finished_run), weights(tmp_path)
     changed = {name for name, value in after.items() if not torch.equal(before[name], value)}
     assert changed and not any("audio_tower" in name or "projector" in name for name in changed)
@@ -185,6 +189,8 @@ def test_a_users_rewards(run, tmp_path):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["stage.own_rewards=[wer]"], "'wer' is no module:function"),
     (["stage.objective.level=word"], "level='word'"),
+    (["stage.objective.cross_entropy=-1"], "cross_entropy=-1"),
+    (["stage.decoding.min_piece_seconds=40"], "min_piece_seconds=40"),
     (["init_from=null"], "init_from=RUN/model"),
     (["stage.bad_rewards=skip"], "stop or drop, not skip"),
     (["stage.sampling.group=1"], "at least 2"),

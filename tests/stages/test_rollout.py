@@ -22,11 +22,24 @@ PARTS = st.lists(st.tuples(FLAT, st.lists(FLAT, max_size=2)), min_size=1, max_si
 
 @given(PARTS)
 def test_what_has_no_variance_stays_where_its_reference_teaches(parts):
-    answering = SimpleNamespace(_sampled=lambda batch, number: batch, keeps_flat=True)
+    """And a group without rewards is replaced, also by a spare without variance."""
+    class Answering(Roller):
+        def __init__(self):
+            self.keeps_flat = True
+
+        def _sampled(self, batch, number):
+            return batch
+
     for step, (flat, spares) in enumerate(parts):
         batch = groups(step, 0, flat)
-        kept, _, left = Roller._varied(answering, batch, spares, [], 0, tally := Counter())
+        kept, _, left = Answering()._varied(batch, [], [], 0, tally := Counter())
         assert kept == batch and not left and tally["flat"] == sum(flat)
+        if flat and spares and spares[0]:
+            batch[0].whole = False
+            spare = groups(step, 1, spares[0])
+            kept, _, left = Answering()._varied(batch, [spare], [], 0, tally)
+            assert kept == [*batch[1:], spare[0]] and left == spare[1:]
+            assert tally["dropped"] == tally["replaced"] == 1
 
 
 @given(PARTS)

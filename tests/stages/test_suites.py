@@ -25,7 +25,8 @@ SUITE = ["+suite.name=mini", "+suite.conditions=[offline]",
          "+suite.averages={both: [speech, names]}",
          "+suite.headline={offline/wer: speech/offline/wer, "
          "ratio: speech/streaming/wer / speech/offline/wer}",
-         "stage.decoding.max_new_tokens=6", "stage.decoding.max_piece_seconds=1.5"]
+         "stage.decoding.max_new_tokens=6", "stage.decoding.max_piece_seconds=1.5",
+         "stage.decoding.min_piece_seconds=0.5"]
 
 
 @pytest.fixture(scope="module")
