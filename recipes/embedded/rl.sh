@@ -23,7 +23,7 @@ suite() {  # MODEL FOLDER
   once "$2" stage=evaluate suite=embedded_noise init_from="$1"
 }
 for seed in "$@"; do
-  model=${MODEL:-${SFT:-runs/embedded_sft}/$seed/sft/model}
+  model=${MODEL:-${SFT:-runs/embedded_sft}/$seed/last/model}
   suite "$model" "$work/$seed/before"
   for variant in $variants; do
     # shellcheck disable=SC2086
