@@ -4,8 +4,8 @@
 # steps of SFT on the same samples, GSPO alone, GRPO, and GSPO with one step to a rollout; all are scored with
 # suite=embedded_noise. Prints the figures.
 # In the environment: SFT, where sft.sh wrote to; MODEL, one recogniser for all seeds in place of those; PYTHON and WORK, the
-# interpreter, the folder to write to; VARIANTS, some of "references sft gspo grpo on_policy"; STEPS of each. What is finished in WORK is
-# taken as it is: another recipe wants another folder.
+# interpreter, the folder to write to; VARIANTS, some of "references sft gspo grpo on_policy"; STEPS of each. What is
+# finished in WORK is taken as it is: another recipe wants another folder.
 set -euo pipefail
 python=${PYTHON:-python}
 work=${WORK:-runs/embedded_rl}

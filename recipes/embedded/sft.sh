@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The whole of stage=sft on embedded speech, a seed or several: bash recipes/embedded/sft.sh 0 1 2
 # It begins with the encoder and the language model of pretrain.sh, which it runs where they are not there yet. Then clean
-# sentences; then contexts, orders, silence, streams and noise, at last with more names that are not said; then the suite. Prints the figures of each seed.
+# sentences; then contexts, orders, silence, streams and noise, at last with more names that are not said; then the suite.
+# Prints the figures of each seed.
 # PYTHON and WORK in the environment: the interpreter, the folder to write to. What is finished there is taken as it is.
 set -euo pipefail
 python=${PYTHON:-python}
