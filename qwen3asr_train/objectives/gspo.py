@@ -92,13 +92,14 @@ def policy_loss(objective: Objective, log_probs: Tensor, old_log_probs: Tensor, 
         gap = (reference - log_probs) * mask
         divergence = gap.exp() - gap - 1  # Schulman's unbiased, non-negative estimate
         loss = loss + objective.kl * divergence
-    per_sequence = (loss * mask).sum(-1)
-    if objective.average == "sequence":
-        per_sequence = per_sequence / lengths
-    elif objective.average == "length":
-        per_sequence = per_sequence / max_tokens
+    per_sequence = (loss * mask).sum(-1) / _divisor(objective, lengths, max_tokens)
     return PolicyLoss(per_sequence.sum(), mean_log_ratio.detach().exp(), cut,
                       (divergence.detach() * mask).sum(-1) / lengths)
+
+
+def _divisor(objective: Objective, lengths: Tensor | int, max_tokens: int) -> Tensor | int:
+    """What the summed loss of a sequence of this length is divided by before all are summed."""
+    return {"sequence": lengths, "token": 1, "length": max_tokens}[objective.average]
 
 
 def normaliser(objective: Objective, lengths: list[int]) -> int:
@@ -111,9 +112,7 @@ def reference_weight(objective: Objective, reference: int, answers: list[int],
     """Of each token of a reference, in the summed cross-entropy, from its length and the lengths of
     its ``answers``: the mean over the reference's tokens weighs as much as in :func:`policy_loss`
     all tokens of all these answers do."""
-    weight = {"sequence": len(answers), "token": sum(answers),
-              "length": sum(answers) / max_tokens}[objective.average]
-    return weight / reference
+    return sum(length / _divisor(objective, length, max_tokens) for length in answers) / reference
 
 
 def group_advantages(rewards: Tensor, scale: str = "group", eps: float = 1e-4) -> Tensor:

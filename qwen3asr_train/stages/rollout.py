@@ -102,7 +102,6 @@ class Roller:
         self.frozen_audio = not any(
             p.requires_grad for part in (model.model.audio_tower, model.model.multi_modal_projector)
             for p in part.parameters())
-        self.keeps_flat = self.objective.cross_entropy > 0  # their references teach all the same
         self.saved: dict[tuple[int, str], list] = {}
         self.problems: list[str] = []
 
@@ -150,7 +149,8 @@ class Roller:
         return kept + left[:lacking], found, left[lacking:]
 
     def _teaches(self, group: Group) -> bool:
-        return group.whole and (self.keeps_flat or not group.flat)
+        """Whether it has rewards, and variance or a reference to learn from."""
+        return group.whole and (self.objective.cross_entropy > 0 or not group.flat)
 
     def _groups(self, batch: dict) -> list[Group]:
         meta = batch["meta"]

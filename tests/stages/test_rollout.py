@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen3asr_train.data.rollouts import Rollout
+from qwen3asr_train.objectives.gspo import Objective
 from qwen3asr_train.stages.rollout import Roller
 
 FLAT = st.lists(st.booleans(), max_size=4)  # of each utterance of a micro-batch
@@ -25,7 +26,7 @@ def test_what_has_no_variance_stays_where_its_reference_teaches(parts):
     """And a group without rewards is replaced, also by a spare without variance."""
     class Answering(Roller):
         def __init__(self):
-            self.keeps_flat = True
+            self.objective = Objective(cross_entropy=0.5)
 
         def _sampled(self, batch, number):
             return batch
@@ -48,7 +49,7 @@ def test_spares_replace_what_has_no_variance(parts):
 
     class Answering(Roller):
         def __init__(self):
-            self.keeps_flat = False
+            self.objective = Objective()
 
         def _sampled(self, batch, number):
             answered.append(batch["names"])
