@@ -17,7 +17,6 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoFeatureExtractor,
     AutoTokenizer,
     PreTrainedConfig,
@@ -32,6 +31,7 @@ from qwen3asr_train.decoding.pauses import split_at_quiet
 from qwen3asr_train.decoding.transcriber import Transcriber, Transcript, join_transcripts
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.languages import known_language
+from qwen3asr_train.models import folder as folders
 from qwen3asr_train.models.folder import opening
 
 _OURS = ("qwen3_asr", "qwen3_asr_encoder")
@@ -89,7 +89,7 @@ def open_labeller(folder: str, *, language: str | None = None, device: str = "cp
 def read_config(folder: str) -> PreTrainedConfig:
     """The config of a checkpoint folder or hub name. Raises UserError when there is none."""
     with opening(folder, field=""):
-        return AutoConfig.from_pretrained(folder)
+        return folders.read_config(folder)
 
 
 def _labeller_of(folder: str, config: PreTrainedConfig

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     Qwen3ASRConfig,
     Qwen3ASRForTokenClassification,
     Qwen3ASRProcessor,
@@ -19,7 +18,7 @@ from transformers import (
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
-from qwen3asr_train.models.folder import load_whole, opening, save_as
+from qwen3asr_train.models.folder import load_processor, load_whole, opening, read_config, save_as
 from qwen3asr_train.models.packed import of_samples, split_samples
 
 ARCHITECTURE = "Qwen3ASRForTokenClassification"
@@ -122,7 +121,7 @@ def is_aligner(folder: str) -> bool:
     if not Path(folder).is_dir() and (folder.count("/") != 1 or folder.startswith((".", "/"))):
         return False  # no name that the hub would know
     try:
-        return ARCHITECTURE in (AutoConfig.from_pretrained(folder).architectures or ())
+        return ARCHITECTURE in (read_config(folder).architectures or ())
     except (OSError, ValueError):
         return False
 
@@ -134,13 +133,13 @@ def with_slots(processor: Qwen3ASRProcessor) -> Qwen3ASRProcessor:
 
 
 def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Aligner, Qwen3ASRProcessor]:
-    """Model (float32) and processor from a transformers checkpoint folder or a hub name."""
+    """Model (float32) and processor from a checkpoint folder or a hub name."""
     with opening(folder):
-        kinds = AutoConfig.from_pretrained(folder).architectures or ["model of no known kind"]
+        kinds = read_config(folder).architectures or ["model of no known kind"]
         if ARCHITECTURE not in kinds:
             raise UserError(f"init_from={folder}: no forced aligner but a {kinds[0]}; "
                             "stage=aligner trains one from it")
-        processor = Qwen3ASRProcessor.from_pretrained(folder)
+        processor = load_processor(folder)
         model = load_whole(Qwen3ASRForTokenClassification, folder,
                            attn_implementation=attn_implementation)
     return adapt(model), processor

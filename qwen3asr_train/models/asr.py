@@ -15,7 +15,7 @@ from transformers import (
 
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
-from qwen3asr_train.models.folder import load_whole, opening, save_as
+from qwen3asr_train.models.folder import load_processor, load_whole, opening, save_as
 from qwen3asr_train.models.head import TargetHead
 from qwen3asr_train.models.own_tokens import with_own_tokens
 from qwen3asr_train.models.packed import of_samples, sample_lengths, split_samples
@@ -198,14 +198,16 @@ def replace_encoder(model: Recogniser, encoder: WindowedEncoder) -> None:
 
 
 def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Recogniser, Qwen3ASRProcessor]:
-    """Model (float32) and processor from a transformers checkpoint folder or a hub name."""
+    """Model (float32) and processor from a checkpoint folder or a hub name."""
     with opening(folder):
-        processor = Qwen3ASRProcessor.from_pretrained(folder)
+        processor = load_processor(folder)
         model = load_whole(Qwen3ASRForConditionalGeneration, folder,
                            attn_implementation=attn_implementation)
     if getattr(model.config, "vision_config", None) is not None:
         log.info("init_from=%s: an omni model; its vision tower stays behind", folder)
         del model.config.vision_config
+    # the released configs lack it
+    model.config.asr_text_token_id = processor.tokenizer.convert_tokens_to_ids("<asr_text>")
     return adapt(model), processor
 
 

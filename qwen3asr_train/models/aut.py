@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, Qwen3ASREncoder, Qwen3ASREncoderConfig, Qwen3ASRProcessor
+from transformers import Qwen3ASREncoder, Qwen3ASREncoderConfig, Qwen3ASRProcessor
 
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.aut_decoder import AuTDecoder, DecoderConfig, Memory
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows, tokens_of_chunks
-from qwen3asr_train.models.folder import load_whole, opening, save_as
+from qwen3asr_train.models.folder import load_whole, opening, read_config, save_as
 from qwen3asr_train.objectives.ctc import packed_ctc, transcripts
 
 
@@ -160,7 +160,7 @@ def save(model: AuT, processor: Qwen3ASRProcessor, folder: Path,
 def load_encoder(folder: str, attn_implementation: str = "sdpa") -> WindowedEncoder:
     """The encoder of ``folder``: an AuT's, a recogniser's, or one by itself; or a hub name."""
     with opening(folder, field="init_from_encoder"):
-        kind = AutoConfig.from_pretrained(folder).model_type
+        kind = read_config(folder).model_type
         if kind == "qwen3_asr":
             from transformers import Qwen3ASRForConditionalGeneration
 

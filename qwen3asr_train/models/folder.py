@@ -7,19 +7,22 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3ASRProcessor,
+)
 
 from qwen3asr_train.errors import UserError
-
-ORIGINAL = "thinker_config"
-"""In config.json of the layout that Qwen3-ASR was published in first. transformers reads it as one
-without sizes, and would begin with random weights of its default ones."""
+from qwen3asr_train.models import original
 
 
 @contextmanager
 def opening(folder: str, field: str = "init_from") -> Iterator[None]:
-    """UserError for a folder that is none or has another layout, and for what OSError or ValueError
-    loading it inside raises; ``field`` of the config named it, or none did ("")."""
+    """UserError for a folder that is none, and for what OSError or ValueError loading it inside
+    raises; ``field`` of the config named it, or none did ("")."""
     local, named = Path(folder), f"{field}={folder}" if field else folder
     if not local.is_dir() and (folder.count("/") != 1 or folder.startswith((".", "/", "~"))):
         raise UserError(f"{named}: no such folder (a run's model is RUN/model)")
@@ -27,10 +30,6 @@ def opening(folder: str, field: str = "init_from") -> Iterator[None]:
         hint = f"; did you mean {local / 'model'}?" if (local / "model").is_dir() else ""
         raise UserError(f"{named}: no config.json in it{hint}")
     try:
-        config = PreTrainedConfig.get_config_dict(folder)[0]
-        if config.get("model_type") == "qwen3_asr" and ORIGINAL in config:
-            raise UserError(f"{named}: weights for PyPI's qwen-asr, in another layout; "
-                            "take the repository whose name ends in -hf")
         yield
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if local.is_dir() else \
@@ -38,15 +37,44 @@ def opening(folder: str, field: str = "init_from") -> Iterator[None]:
         raise UserError(f"{named}: {reason}") from error
 
 
+def read_config(folder: str) -> PreTrainedConfig:
+    """transformers' config of a checkpoint folder or hub name, of either layout."""
+    plain = _plain_config(folder)
+    if original.is_original(plain):
+        return original.to_transformers(plain, original.load_tokenizer(folder))
+    return AutoConfig.from_pretrained(folder)
+
+
+def load_processor(folder: str) -> Qwen3ASRProcessor:
+    """The processor of a checkpoint folder or hub name, of either layout."""
+    plain = _plain_config(folder)
+    if original.is_original(plain):
+        return original.load_processor(folder, plain)
+    return Qwen3ASRProcessor.from_pretrained(folder)
+
+
 def load_whole(kind: type[PreTrainedModel], folder: str, field: str = "init_from", **options
                ) -> PreTrainedModel:
-    """``kind.from_pretrained(folder)`` in float32. UserError for a checkpoint that lacks some of
-    the weights: transformers would go on with random ones and a warning."""
+    """``kind.from_pretrained(folder)`` in float32, of either layout. UserError for a checkpoint
+    that lacks some of the weights: transformers would go on with random ones and a warning."""
+    plain = _plain_config(folder)
+    if other := original.is_original(plain):
+        options |= {"config": read_config(folder), "key_mapping": original.renamed(plain)}
     model, loaded = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True,
                                          **options)
+    if other:
+        model._weight_conversions = None  # else it would be saved under the names it had
+        model.generation_config = GenerationConfig(
+            do_sample=False, eos_token_id=model.config.eos_token_id,
+            pad_token_id=model.config.pad_token_id)
     if missing := sorted(loaded["missing_keys"]):
         raise UserError(f"{field}={folder}: {len(missing)} weights are missing, first {missing[0]}")
     return model
+
+
+def _plain_config(folder: str) -> dict:
+    """config.json as it is."""
+    return PreTrainedConfig.get_config_dict(folder)[0]
 
 
 def save_as(kind: type[PreTrainedModel], model: PreTrainedModel, folder: Path,

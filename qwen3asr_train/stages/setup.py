@@ -14,6 +14,7 @@ from qwen3asr_train.data.shards import Entry, ShardReader, find_shards, read_ent
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import aligner, asr, aut
 from qwen3asr_train.models.encoder import WindowedEncoder
+from qwen3asr_train.models.folder import load_processor
 from qwen3asr_train.models.tokenizer import make_processor, train_tokenizer
 from qwen3asr_train.options import as_arguments
 from qwen3asr_train.runtime.training import freeze
@@ -158,7 +159,7 @@ def build_processor(tokenizer: int | str, shards: list[str]) -> Qwen3ASRProcesso
     if isinstance(tokenizer, int):
         return make_processor(train_tokenizer(_texts(shards), tokenizer))
     try:
-        return Qwen3ASRProcessor.from_pretrained(tokenizer)
+        return load_processor(tokenizer)
     except OSError as error:
         raise UserError(f"model.tokenizer={tokenizer}: neither a local folder nor a hub name that "
                         f"can be reached ({str(error).splitlines()[0]})") from error

@@ -271,14 +271,3 @@ def test_missing_weights_are_not_made_up(folder, tmp_path):
     for load in (asr.load, load_encoder):
         with pytest.raises(UserError, match=r"1 weights are missing, first .*layers\.0\.fc1\.w"):
             load(cut)
-
-
-def test_the_layout_of_qwen_asr_is_refused(folder, tmp_path):
-    other = copied(folder, tmp_path / "other", lambda weights: {
-        f"thinker.{name}": value for name, value in weights.items()})
-    sizes = json.loads((folder / "config.json").read_text())
-    (tmp_path / "other" / "config.json").write_text(json.dumps(
-        {"model_type": sizes.pop("model_type"), "thinker_config": sizes}))
-    for load in (asr.load, load_encoder):
-        with pytest.raises(UserError, match="repository whose name ends in -hf"):
-            load(other)

@@ -1,0 +1,88 @@
+"""Checkpoints in the layout that Qwen3-ASR was published in first, which PyPI's qwen-asr reads.
+
+The model is that of transformers' classes under other names: weights of a ``thinker``, the
+projector within the encoder, a config within a config, and Whisper's feature extractor, whose
+features are the same. Its language model rotates by positions on three axes, which are equal
+without pictures: that is the rotation on one.
+
+Source: qwen-asr 0.0.6, ``core/transformers_backend``; transformers converts the released
+checkpoints alike (``convert_qwen3_asr_to_hf.py``).
+"""
+
+from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3ASRConfig, Qwen3ASRProcessor
+
+from qwen3asr_train.data.features import audio_tokens
+from qwen3asr_train.models.tokenizer import AUDIO_TOKENS, make_processor
+
+_AUDIO = ("num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d_model",
+          "dropout", "attention_dropout", "activation_function", "activation_dropout",
+          "scale_embedding", "initializer_range", "n_window", "n_window_infer", "output_dim",
+          "downsample_hidden_size")
+_TEXT = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+         "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act",
+         "max_position_embeddings", "initializer_range", "rms_norm_eps", "attention_bias",
+         "attention_dropout", "tie_word_embeddings")
+_NAMES = {
+    r"^thinker\.audio_tower\.proj1\.": "model.multi_modal_projector.linear_1.",
+    r"^thinker\.audio_tower\.proj2\.": "model.multi_modal_projector.linear_2.",
+    r"^thinker\.audio_tower\.(?!proj)": "model.audio_tower.",
+    r"^thinker\.model\.": "model.language_model.",
+}
+
+
+def is_original(config: dict) -> bool:
+    """Whether a config.json has this layout. transformers reads it as one without sizes, and would
+    begin with random weights of its default ones."""
+    return config.get("model_type") == "qwen3_asr" and "thinker_config" in config
+
+
+def renamed(config: dict) -> dict[str, str]:
+    """Regular expression -> what stands in its place in transformers' names of the weights."""
+    return _NAMES | {r"^thinker\.lm_head\.": "score." if _aligns(config) else "lm_head."}
+
+
+def to_transformers(config: dict, tokenizer: PreTrainedTokenizerBase) -> Qwen3ASRConfig:
+    """A config.json of this layout -> transformers' config of the model; ValueError for a rotation
+    that is stretched."""
+    thinker = config["thinker_config"]
+    audio, text = ({name: thinker[part][name] for name in names if name in thinker[part]}
+                   for part, names in (("audio_config", _AUDIO), ("text_config", _TEXT)))
+    scaling = thinker["text_config"].get("rope_scaling") or {}
+    if (kind := scaling.get("rope_type", "default")) != "default":
+        raise ValueError(f"rope_type={kind} in its config.json: only default is read")
+    text["rope_parameters"] = {"rope_type": kind,
+                               "rope_theta": thinker["text_config"]["rope_theta"]}
+    # places in a chunk: the sinusoids begin anew in each
+    audio["max_position_embeddings"] = audio_tokens(2 * audio["n_window"])
+    ids = tokenizer.convert_tokens_to_ids
+    made = Qwen3ASRConfig(
+        audio_config={"model_type": "qwen3_asr_encoder", **audio},
+        text_config={"model_type": "qwen3", **text},
+        audio_token_id=thinker["audio_token_id"],
+        timestamp_token_id=ids("<timestamp>"),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=[ids("<|endoftext|>"), ids("<|im_end|>")],
+        tie_word_embeddings=text.get("tie_word_embeddings", False),
+        architectures=["Qwen3ASRForTokenClassification" if _aligns(config) else
+                       "Qwen3ASRForConditionalGeneration"])
+    if _aligns(config):
+        made.num_labels = thinker["classify_num"]
+    return made
+
+
+def load_tokenizer(folder: str) -> Qwen2Tokenizer:
+    """The tokenizer, with the names by which the processor asks it for tokens."""
+    return Qwen2Tokenizer.from_pretrained(folder, extra_special_tokens=AUDIO_TOKENS)
+
+
+def load_processor(folder: str, config: dict) -> Qwen3ASRProcessor:
+    """transformers' processor; an aligner's knows how long a class of times is."""
+    processor = make_processor(load_tokenizer(folder))
+    if milliseconds := config.get("timestamp_segment_time"):
+        processor.timestamp_segment_time = milliseconds
+    return processor
+
+
+def _aligns(config: dict) -> bool:
+    """Whether it is a forced aligner's."""
+    return "classify_num" in config["thinker_config"]
