@@ -153,8 +153,8 @@ class _Labels:
         if "<asr_text>" in text:
             text, language = self._split(text)
             says_none = language is None
-        if found := _SPECIAL_TOKEN.search(f"{text} {item.context or ''}"):
-            raise DataError(f"the text or context holds the special token {found[0]!r}")
+        if found := _SPECIAL_TOKEN.search(f"{text} {item.context or ''} {item.entities or ''}"):
+            raise DataError(f"text, context or entities hold the special token {found[0]!r}")
         task = "nonspeech" if says_none and not text and item.task == "asr" else item.task
         return replace(item, text=text, language=language, task=task)
 

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from qwen3asr_train import command_line
+from qwen3asr_train import command_line, config_checks
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.options import headline_of
 
@@ -66,8 +66,7 @@ def run(config: DictConfig) -> None:
 
 def run_stage(config: DictConfig) -> None:
     """Check the config, run the stage, print what came out."""
-    command_line.refuse_unknown_keys(config)
-    command_line.refuse_contradictions(config)
+    config_checks.check(config)
     if HydraConfig.get().mode == RunMode.MULTIRUN and config.strategy.name != "single":
         raise UserError(f"--multirun is for strategy=single, not {config.strategy.name}: start "
                         "each run by itself, with a run_dir of its own")
@@ -78,6 +77,8 @@ def run_stage(config: DictConfig) -> None:
 
     quieten()
     stage = importlib.import_module(f"qwen3asr_train.stages.{config.stage.name}")
+    if config.stage.name not in command_line.PRINTING:
+        config_checks.keep_record(config, run_dir)
     if is_first_process() and config.stage.name not in command_line.PRINTING:
         OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
     from qwen3asr_train.runtime.tracking import finish_tracking
@@ -90,6 +91,8 @@ def run_stage(config: DictConfig) -> None:
     finish_tracking(metrics)
     command_line.print_result(config.stage.name, metrics, run_dir,
                               suite_headline(config, metrics))
+    if metrics.get("failed"):
+        sys.exit(1)
 
 
 def suite_headline(config: DictConfig, metrics: dict[str, float]) -> list[str]:
@@ -99,6 +102,12 @@ def suite_headline(config: DictConfig, metrics: dict[str, float]) -> list[str]:
     return list(headline_of(config.suite) or [
         name for name in metrics if (name.endswith("/wer") and name.count("/") == 2)
         or name.endswith(("/aas_ms", "/ctc_aas_ms", "/aas_floor_ms"))])
+
+
+def stopped(composed: list[DictConfig]) -> str:
+    """What to say after Ctrl-C."""
+    trains = composed and composed[0].stage.get("optimizer") is not None
+    return "stopped; go on with resume=auto" if trains else "stopped"
 
 
 def main() -> int:
@@ -116,7 +125,10 @@ def main() -> int:
             raise  # from a stage, not from composing its config: not the user's mistake
         return command_line.report_error(f"an override does not fit the config: {error}")
     except KeyboardInterrupt:
-        return command_line.report_error("stopped; go on with resume=auto", status=130)
+        return command_line.report_error(stopped(_composed), status=130)
+    except BrokenPipeError:  # as in `… | head -1`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 

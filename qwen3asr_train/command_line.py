@@ -5,9 +5,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.table import Table
 
@@ -30,13 +27,13 @@ FREE_TEXT = ("text", "stage.text", "context", "stage.context", "audio")
 """Fields whose values hydra's grammar, which has commas, quotes and brackets for its own, is not to
 read; but for lists of files."""
 
+FOLDERS = ("run_dir", "resume", "data.train", "data.validation", "data.test", "stage.init_from",
+           "stage.init_from_encoder", "stage.language_model_from", "stage.vision_from",
+           "stage.aligner", "stage.out")
+"""Fields that name files; those of a sweep have ``=`` in their names."""
+
 PRINTING = ("transcribe", "align")
 """Stages whose results go to stdout; they leave no run folder."""
-
-WITHOUT_LORA = ("aut", "aligner", "omni")
-
-OWN_NAMES = ("stage.conditions.", "suite.", "stage.phases.", "stage.tasks.")
-"""Fields below which users put names of their own."""
 
 HEADLINE = ("test/aas_ms", "test/aas_floor_ms", "test/teacher_aas_ms", "test/ctc_aas_ms",
             "val/aas_ms", "test/wer", "test/wer_low", "test/wer_high", "test/cer",
@@ -51,10 +48,13 @@ def check_arguments(arguments: list[str]) -> list[str]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         known = equals and name in SHORTHANDS
-        if name in FREE_TEXT and not (name == "audio" and value.startswith("[")):
+        field = SHORTHANDS[name] if known else name
+        is_list = name == "audio" and value[:1] == "[" and value[-1:] == "]" \
+            and not Path(value).exists()
+        if (name in FREE_TEXT and not is_list) or \
+                (field in FOLDERS and "=" in value and value[0] not in "[{'\""):
             value = quoted(value)
-            argument = f"{name}={value}"
-        expanded.append(f"{SHORTHANDS[name]}={value}" if known else argument)
+        expanded.append(f"{field}={value}" if equals else argument)
     stages = sorted(path.stem for path in (CONFIGS / "stage").glob("*.yaml"))
     named = [a.split("=", 1)[1] for a in expanded if a.startswith("stage=")]
     if not named and {"--help", "-h"} & set(expanded):
@@ -75,64 +75,11 @@ def check_arguments(arguments: list[str]) -> list[str]:
 
 def quoted(text: str) -> str:
     """Free text as a quoted value of hydra's grammar, unless it is quoted already."""
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+    if re.fullmatch(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", text, re.DOTALL):
         return text
     # a quote is escaped, and so is a backslash in front of one (or of the closing one)
     escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + (m[2] and '\\"'), text)
     return '"' + escaped.replace("${", "\\${") + '"'
-
-
-def refuse_unknown_keys(config: DictConfig) -> None:
-    """UserError for keys that no config group defines, e.g. one misspelt in an experiment file.
-
-    What ``debug=`` sets of fields that this stage or data do not have is left out.
-    """
-    groups = HydraConfig.get().runtime.choices
-    overrides = [f"{group}={choice}" for group, choice in groups.items()
-                 if choice and "/" not in group and group not in ("experiment", "debug")]
-    known = compose("config", overrides=overrides)
-    defined = _paths(known)
-    # below a field that is null or {} by default stand names of the user's own
-    free = (*OWN_NAMES, *(f"{path}." for path, value in defined.items() if value in (None, {})))
-    unknown = sorted(path for path in _paths(config).keys() - defined.keys()
-                     if not path.startswith(free))
-    if groups.get("debug"):
-        optional = _paths(OmegaConf.load(CONFIGS / "debug" / f"{groups['debug']}.yaml"))
-        for path in (path for path in reversed(unknown) if path in optional):
-            parent, _, name = path.rpartition(".")
-            with open_dict(config):
-                del OmegaConf.select(config, parent)[name]
-        unknown = [path for path in unknown if path not in optional]
-    if unknown:
-        raise UserError(f"unknown config key '{unknown[0]}'; python -m qwen3asr_train "
-                        "stage=… --help lists the fields")
-
-
-def refuse_contradictions(config: DictConfig) -> None:
-    """UserError for ``init_from`` beside ``init_from_encoder`` in a stage that cannot put the one
-    into the other, and for LoRA in a stage that has none or under ZeRO-3, where no rank has
-    matrices to merge."""
-    stage = config.stage
-    if config.model.lora.rank and stage.name in WITHOUT_LORA:
-        raise UserError(f"stage={stage.name} trains whole matrices: no model.lora")
-    if config.model.lora.rank and config.strategy.name == "zero3":
-        raise UserError("model.lora with strategy=zero3: adapters are small, take strategy=zero2")
-    if stage.name != "sft" and stage.get("init_from") and stage.get("init_from_encoder"):
-        raise UserError(f"init_from={stage.init_from} brings its own encoder: leave out "
-                        f"init_from_encoder={stage.init_from_encoder}")
-
-
-def _paths(config: DictConfig) -> dict[str, object]:
-    """Dotted paths of all keys, and their values."""
-    found = {}
-    for key, value in OmegaConf.to_container(config, resolve=False).items():
-        stack = [(key, value)]
-        while stack:
-            path, item = stack.pop()
-            found[path] = item
-            if isinstance(item, dict):
-                stack += [(f"{path}.{name}", child) for name, child in item.items()]
-    return found
 
 
 def explain(error: Exception) -> str:

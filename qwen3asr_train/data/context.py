@@ -103,6 +103,13 @@ class Context:
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise UserError(f"contexts.{name}={share}: a share, from 0 to 1")
+        shares = self.entities + self.distractors + self.background + self.instructions
+        if shares > 1 + 1e-9:
+            raise UserError(f"contexts: entities, distractors, background and instructions are "
+                            f"{shares:g} together, more than all samples")
+        if not 0 <= self.list_length[0] <= self.list_length[1]:
+            raise UserError(f"contexts.list_length={list(self.list_length)}: the fewest and the "
+                            "most entries")
 
     @property
     def on(self) -> bool:
@@ -167,9 +174,11 @@ class ContextBuilder:
         return names._replace(text=f"{names.text}\n{order}")
 
     def _length(self, rng: np.random.Generator) -> int:
-        """Entries of a list, log-uniform: short lists are as common as long ones."""
+        """Entries of a list, log-uniform: short lists are as common as long ones. (From 0 on, of
+        one entry more.)"""
         low, high = self.options.list_length
-        return int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
+        more = 1 if low == 0 else 0
+        return int(np.exp(rng.uniform(np.log(low + more), np.log(high + more + 1)))) - more
 
     def _distractors(self, record: dict, count: int, rng: np.random.Generator) -> list[str]:
         """``count`` entities of other samples that are not in this one, nor sound like one of its

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qwen3asr_train.errors import UserError
+
 
 @dataclass(frozen=True)
 class Partial:
@@ -32,6 +34,11 @@ class Partial:
     fallback_words: int = 3
     wrong_token_share: float = 0.0
     own_token_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, share in vars(self).items():
+            if name.endswith("_share") and not 0 <= share <= 1:
+                raise UserError(f"partial.{name}={share}: a share, from 0 to 1")
 
     @property
     def on(self) -> bool:

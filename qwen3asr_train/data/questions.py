@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from qwen3asr_train.errors import UserError
+
 QUESTION_TASK = "question"
 
 
@@ -22,6 +24,8 @@ class Questions:
 
     def __init__(self, share: float = 0.0, ways: Mapping[str, Sequence[str]] | None = None):
         self.share, self.ways = share, dict(ways or {})
+        if self.share and not self.ways:
+            raise UserError(f"questions.share={share}, and questions.ways has no question")
 
     def ask(self, record: dict, rng: np.random.Generator) -> tuple[str, str] | None:
         """``(question, answer)`` about the record, or None to transcribe it."""

@@ -305,6 +305,9 @@ def find_shards(patterns: str | Iterable[str]) -> list[str]:
         if not matches:
             raise UserError(f"no shards at '{pattern}' (expected .tar files; "
                             "make some with python -m data_prep.jsonl, see the README)")
+        if others := sorted(path for path in matches if not path.endswith(".tar")):
+            raise UserError(f"{others[0]}: not a .tar of samples (of a JSONL, python -m "
+                            "data_prep.jsonl makes some; see the README)")
         found += matches
     return sorted(set(found))
 

@@ -22,6 +22,12 @@ class RepetitionGuard:
     max_tokens_per_second: float = 30.0
     allowance: int = 16
 
+    def cut(self, tokens: list[int], seconds: float) -> list[int]:
+        """What of a whole answer to so much audio is believed: no more than :meth:`limit`, and a
+        loop at the end of that once."""
+        tokens = tokens[:self.limit(seconds)]
+        return tokens[:self.loop(tokens)]
+
     def loop(self, tokens: list[int]) -> int | None:
         """Length of ``tokens`` with the loop at their end cut back to its first round; None if they
         do not end in a loop."""

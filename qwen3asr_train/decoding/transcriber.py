@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from transformers import Qwen3ASRProcessor
+from transformers import PreTrainedTokenizerBase, Qwen3ASRProcessor
 
 from qwen3asr_train.data import features
 from qwen3asr_train.data.audio import SAMPLE_RATE
@@ -106,14 +106,17 @@ class Transcriber:
             rows = generate(self.model, inputs, self.max_new_tokens)
         transcripts = []
         for row, piece in zip(rows, pieces, strict=True):
-            tokens = row.tokens[:self.guard.limit(len(piece) / SAMPLE_RATE)]
-            if (kept := self.guard.loop(tokens)) is not None:
-                tokens = tokens[:kept]
-            language, text = split_output(self.processor.tokenizer.decode(tokens))
-            text = text.replace("\N{REPLACEMENT CHARACTER}", "").strip()  # half a character
+            tokens = self.guard.cut(row.tokens, len(piece) / SAMPLE_RATE)
+            language, text = read_answer(self.processor.tokenizer, tokens)
             transcripts.append(Transcript(self.language or language, text, row.confidence,
                                           len(tokens) + 1))
         return transcripts
+
+
+def read_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> tuple[str | None, str]:
+    """Language and words of an answer; half a character at its end is left out."""
+    language, text = split_output(tokenizer.decode(tokens))
+    return language, text.replace("\N{REPLACEMENT CHARACTER}", "").strip()
 
 
 def check_pieces(least: float | None, most: float) -> None:

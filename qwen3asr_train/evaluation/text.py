@@ -8,6 +8,7 @@ from typing import get_args
 from whisper_normalizer.basic import BasicTextNormalizer
 from whisper_normalizer.english import EnglishTextNormalizer
 
+from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.languages import (
     CHARACTER_LANGUAGES,
     LANGUAGE_TABLE,
@@ -48,6 +49,13 @@ _WHISPER_ENGLISH = cache(EnglishTextNormalizer)
 _WHISPER_BASIC = cache(partial(BasicTextNormalizer, remove_diacritics=False, preserve_marks=True))
 
 
+def check_normaliser(english: str) -> None:
+    """UserError for one of English that there is not."""
+    if english not in ENGLISH_NORMALISERS:
+        raise UserError(f"data.english_normaliser={english}: one of "
+                        f"{', '.join(ENGLISH_NORMALISERS)}")
+
+
 # References come back at every validation and in the report.
 @lru_cache(maxsize=1 << 16)
 def normalise(text: str, language: str | None, english: str = "whisper") -> str:
@@ -73,8 +81,7 @@ def normalise(text: str, language: str | None, english: str = "whisper") -> str:
       * Python lower-cases "İ" to "i" and a combining dot, and "I" to "i". Turkish is therefore
         lower-cased by its own rule first (İ → i, I → ı): the one step that is ours.
     """
-    if english not in ENGLISH_NORMALISERS:
-        raise ValueError(f"no English normaliser {english!r}: {' or '.join(ENGLISH_NORMALISERS)}")
+    check_normaliser(english)
     known = LANGUAGE_TABLE.get(known_language(language) or "")
     kind = known.normaliser if known else "basic"
     if kind == "turkish":

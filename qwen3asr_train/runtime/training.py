@@ -23,7 +23,7 @@ from qwen3asr_train.runtime.checkpoint import AtomicCheckpointIO, SaveCheckpoint
 from qwen3asr_train.runtime.metrics import MetricsFile
 from qwen3asr_train.runtime.muon import MuonWithAdamW, is_layer_matrix
 from qwen3asr_train.runtime.progress import TrainingProgress
-from qwen3asr_train.runtime.schedule import lr_factor
+from qwen3asr_train.runtime.schedule import check_schedule, lr_factor
 from qwen3asr_train.runtime.strategies import build_strategy
 from qwen3asr_train.runtime.tracking import wandb_logger
 
@@ -41,6 +41,7 @@ class TrainingModule(lightning.LightningModule):
         if optimizer["name"] not in OPTIMIZERS:
             raise UserError(f"stage.optimizer.name={optimizer['name']}: one of "
                             f"{', '.join(OPTIMIZERS)}")
+        check_schedule(optimizer["schedule"])
         self.model = model.train()  # a loaded one is not in train mode
         self._optimizer, self._trainer_config, self._seed = optimizer, trainer, seed
         self.latest: dict[str, float] = {}

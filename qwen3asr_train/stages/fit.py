@@ -21,7 +21,9 @@ from qwen3asr_train.data.questions import Questions
 from qwen3asr_train.data.shards import Entry, read_entries
 from qwen3asr_train.decoding.generate import generate
 from qwen3asr_train.decoding.transcriber import check_pieces
+from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.metrics import Utterance, score
+from qwen3asr_train.evaluation.text import check_normaliser
 from qwen3asr_train.options import as_arguments
 from qwen3asr_train.runtime.checkpoint import refuse_used_folder, resume_from
 from qwen3asr_train.runtime.metrics import read_history
@@ -130,9 +132,9 @@ class RecogniserModule(TrainingModule):
         optimizer = OmegaConf.to_container(config.stage.optimizer) | {"lr": lr}
         super().__init__(model, optimizer, OmegaConf.to_container(config.trainer), config.seed)
         self._tokenizer, self._ctc_weight = tokenizer, ctc_weight
-        self._english_normaliser = config.data.english_normaliser
         decoding = config.stage.decoding
         check_pieces(decoding.min_piece_seconds, decoding.max_piece_seconds)  # not after training
+        check_normaliser(config.data.english_normaliser)
         self._max_new_tokens = decoding.max_new_tokens
         self._utterances: list[tuple[Utterance, Entry]] = []
         self._losses: list[tuple[float, int]] = []
@@ -160,8 +162,7 @@ class RecogniserModule(TrainingModule):
                              batch["meta"]["target_tokens"]))
         generated = generate(self.model, batch["inputs"], self._max_new_tokens,
                              synced=getattr(self.trainer.strategy, "zero_stage_3", False))
-        self._utterances += read_batch(self._tokenizer, generated, batch["meta"],
-                                       self._english_normaliser)
+        self._utterances += read_batch(self._tokenizer, generated, batch["meta"], self._config)
 
     def on_validation_epoch_end(self) -> None:
         """One row of val/* over all ranks."""
@@ -171,6 +172,8 @@ class RecogniserModule(TrainingModule):
         tell_skipped(new, self._config, earlier=len(skipped) - len(new))
         self._told.update(new)
         self._utterances, self._losses, self._skipped = [], [], []
+        if not utterances:
+            raise UserError(f"none of the samples of data.validation could be used; {skipped[0]}")
         scores = score([utterance for utterance, _ in utterances])
         loss = sum(loss for loss, _ in losses) / max(1, sum(count for _, count in losses))
         self.log_row({"val/loss": loss, "val/wer": scores["wer"],
@@ -202,7 +205,12 @@ def fit(config: DictConfig, run_dir: Path, module: TrainingModule, data: SpeechD
     if checkpoint is not None:
         log.info("resuming from %s", checkpoint)
     prepared = time.perf_counter()
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
     seconds = time.perf_counter() - prepared
     metrics = {"train/seconds": seconds, "train/steps": float(trainer.global_step),
                "train/skipped_samples": float(data.steps.skipped_everywhere) if data.steps else 0.0}

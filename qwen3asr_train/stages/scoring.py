@@ -3,7 +3,9 @@
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -25,11 +27,11 @@ from qwen3asr_train.decoding.generate import (
 )
 from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.live import LiveTranscriber, transcript_of
-from qwen3asr_train.decoding.transcriber import Transcriber, Transcript, check_pieces
+from qwen3asr_train.decoding.transcriber import Transcriber, Transcript, check_pieces, read_answer
 from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.evaluation.languages import known_language
 from qwen3asr_train.evaluation.metrics import Utterance
-from qwen3asr_train.evaluation.text import split_output
+from qwen3asr_train.evaluation.text import check_normaliser
 from qwen3asr_train.models.aut import AuT
 from qwen3asr_train.runtime.progress import show_progress
 from qwen3asr_train.runtime.strategies import rank_and_size
@@ -56,14 +58,14 @@ def score_entries(model: Model, processor: Qwen3ASRProcessor, entries: list[Entr
     model = model.to(scoring_device(config)).eval()
     limit = config.stage.decoding.max_piece_seconds
     check_pieces(config.stage.decoding.min_piece_seconds, limit)
+    check_normaliser(config.data.english_normaliser)
     short = [entry for entry in entries if entry.duration <= limit]
     long = [entry for entry in entries if entry.duration > limit]
     results, skipped = _score_batches(model, processor, short, config, rank, ranks, condition) \
         if short else ([], [])
     more, more_skipped = _score_long(model, processor, long[rank::ranks], config, rank, condition) \
         if long else ([], [])
-    tell_skipped(gather_lists(skipped + more_skipped), config)
-    return gather_lists(results + more)
+    return told(results + more, skipped + more_skipped, config)
 
 
 def _score_batches(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
@@ -79,8 +81,8 @@ def _score_batches(model: Model, processor: Qwen3ASRProcessor, entries: list[Ent
         inputs = {name: tensor.to(device) for name, tensor in batch["inputs"].items()}
         with autocast(device):
             generated = generate(model, inputs, config.stage.decoding.max_new_tokens)
-        results += read_batch(processor.tokenizer, generated, batch["meta"],
-                              config.data.english_normaliser, condition.force_language)
+        results += read_batch(processor.tokenizer, generated, batch["meta"], config,
+                              condition.force_language)
     return results, skipped
 
 
@@ -153,8 +155,7 @@ def score_live(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
 
     results, skipped = _one_by_one(test_samples(model, processor, condition), entries[rank::ranks],
                                    transcribe, config, f"scoring, {condition.name}", rank)
-    tell_skipped(gather_lists(skipped), config)
-    return gather_lists(results), gather_lists(times)
+    return told(results, skipped, config), gather_lists(times)
 
 
 def test_samples(model: Model, processor: Qwen3ASRProcessor, condition: Condition
@@ -169,6 +170,18 @@ def test_samples(model: Model, processor: Qwen3ASRProcessor, condition: Conditio
 def told_language(record: dict) -> str | None:
     """The language that a model is told where it is forced; None: not told, for want of one."""
     return known_language(record.get("language"))
+
+
+def told(results: Results, skipped: list[str], config: DictConfig) -> Results:
+    """Results of all ranks, each under a key of its own; what could not be scored is logged.
+    UserError for more of that than the config allows, and where it is everything."""
+    results, skipped = gather_lists(results), gather_lists(skipped)
+    tell_skipped(skipped, config)
+    if not results:
+        raise UserError(f"none of the samples could be scored; {skipped[0]}")
+    counts = Counter(utterance.key for utterance, _ in results)
+    return [(replace(utterance, key=entry.name) if counts[utterance.key] > 1 else utterance, entry)
+            for utterance, entry in results]
 
 
 def tell_skipped(skipped: list[str], config: DictConfig, earlier: int = 0) -> None:
@@ -203,19 +216,20 @@ def load_recogniser(config: DictConfig) -> tuple[Model, Qwen3ASRProcessor]:
 
 
 def read_batch(tokenizer: PreTrainedTokenizerBase, generated: list[Generated], meta: dict,
-               english_normaliser: str, forced: bool = False) -> Results:
-    """Generated ids and a batch's ``meta`` -> scored utterances and where they lie.
+               config: DictConfig, forced: bool = False) -> Results:
+    """Generated ids and a batch's ``meta`` -> scored utterances and where they lie, read as
+    ``stage=transcribe`` reads them.
 
     ``forced``: the language was given, and is taken from the record.
     """
-    found = []
+    guard, found = RepetitionGuard(**config.stage.guard), []
     for entry, record, context, row in zip(meta["entries"], meta["records"], meta["contexts"],
                                            generated, strict=False):  # a blank has no entry
-        language, text = split_output(tokenizer.decode(row.tokens))
+        language, text = read_answer(tokenizer, guard.cut(row.tokens, entry.duration))
         if forced:
             language = told_language(record) or language
-        found.append((utterance_of(entry, record, context, language, text, english_normaliser),
-                      entry))
+        found.append((utterance_of(entry, record, context, language, text,
+                                   config.data.english_normaliser), entry))
     return found
 
 

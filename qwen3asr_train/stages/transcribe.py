@@ -53,17 +53,16 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
         min_piece_seconds=stage.decoding.min_piece_seconds,
         batch_seconds=stage.batch_seconds, guard=guard)
     failed = 0
-    for group in _groups(files, stage.batch_seconds):
-        readable = []
-        for file in group:
-            try:
-                readable.append((file, decode(file)))
-            except DataError as error:
-                failed += 1
-                print(f"error: {error}", file=sys.stderr)
+    unreadable: set[Path] = set()
+    for group in _groups(files, stage.batch_seconds, unreadable):
         for (file, waveform), result in zip(
-                readable, transcriber([waveform for _, waveform in readable]), strict=True):
-            words = align(waveform, result) if align else []
+                group, transcriber([waveform for _, waveform in group]), strict=True):
+            words = []
+            try:
+                words = align(waveform, result) if align else []
+            except UserError as error:  # a language that the aligner cannot cut into words
+                failed += 1
+                print(f"error: {file}: {error}", file=sys.stderr)
             if stage.format == "jsonl":
                 row = {"audio": str(file), "language": result.language, "text": result.text,
                        "confidence": round(result.confidence, 4),
@@ -74,7 +73,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
                 print(f"{file}\t{result.language}\t{result.text}", flush=True)
                 for word in words:
                     print(f"\t{word.start:.3f}\t{word.end:.3f}\t{word.text}", flush=True)
-    return {"files": float(len(files)), "failed": float(failed)}
+    return {"files": float(len(files)), "failed": float(failed + len(unreadable))}
 
 
 def build_word_times(config: DictConfig
@@ -201,8 +200,22 @@ def audio_files(given) -> Iterator[Path]:
             raise UserError(f"audio={item}: no such file or folder")
 
 
-def _groups(files: list[Path], batch_seconds: float) -> Iterator[list[Path]]:
-    """Files a few at a time, so that results appear early and memory stays bounded."""
-    size = max(1, int(batch_seconds // 5))
-    for start in range(0, len(files), size):
-        yield files[start:start + size]
+def _groups(files: list[Path], batch_seconds: float, unreadable: set[Path]
+            ) -> Iterator[list[tuple[Path, np.ndarray]]]:
+    """Files and waveforms of about ``batch_seconds`` at a time, so that results appear early and
+    memory stays bounded; those that cannot be read are told, and put into ``unreadable``."""
+    group, seconds = [], 0.0
+    for file in files:
+        try:
+            waveform = decode(file)
+        except DataError as error:
+            unreadable.add(file)
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        group.append((file, waveform))
+        seconds += len(waveform) / SAMPLE_RATE
+        if seconds >= batch_seconds:
+            yield group
+            group, seconds = [], 0.0
+    if group:
+        yield group

@@ -112,8 +112,7 @@ def score_streams(model: AuT, processor: Qwen3ASRProcessor, entries: list[Entry]
                                  config.stage.decoding.max_new_tokens)
         meta = {"entries": entries, "records": records,
                 "contexts": [DrawnContext("")] * len(records)}
-        results += read_batch(processor.tokenizer, trim(*found, ends_of(model)), meta,
-                              config.data.english_normaliser)
+        results += read_batch(processor.tokenizer, trim(*found, ends_of(model)), meta, config)
     reader.close()
     return gather_lists(results)
 

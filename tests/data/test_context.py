@@ -78,14 +78,29 @@ def test_shares_and_what_each_kind_holds(table):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 10_000))
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 10_000))
 def test_distractors_are_never_in_the_transcript_and_lists_have_the_length(table, low, more, seed):
     made = builder(table, distractors=1.0, list_length=(low, low + more), separators=("\n",))
     record = {"text": "Name1 Name2 and Name30"}
-    names = made.draw(record, np.random.default_rng(seed)).text.split("\n")
+    names = made.draw(record, np.random.default_rng(seed)).names
     assert len(names) <= low + more and len(set(names)) == len(names)
     assert len(names) >= min(low, len(NAMES) - 4)  # Name1, 2, 3 and 30 are taken out
     assert not any(name in record["text"] for name in names)
+
+
+def test_lists_from_no_entry_on_are_empty_now_and_then(table):
+    made = builder(table, distractors=1.0, list_length=(0, 3))
+    lengths = Counter(len(made.draw({"text": "x"}, np.random.default_rng(i)).names)
+                      for i in range(400))
+    assert set(lengths) == {0, 1, 2, 3} and lengths[0] > lengths[3] > 20
+
+
+@pytest.mark.parametrize("options", [
+    {"entities": 0.6, "distractors": 0.6}, {"list_length": (5, 2)}, {"list_length": (-1, 2)},
+    {"background": 1.5}])
+def test_contexts_that_cannot_be_are_refused(options):
+    with pytest.raises(UserError, match="contexts"):
+        Context(**options)
 
 
 def test_off_keeps_the_records_own_context(table):

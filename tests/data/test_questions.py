@@ -7,7 +7,7 @@ import pytest
 
 from qwen3asr_train.data.prompts import DecoderPrompts, PromptBuilder
 from qwen3asr_train.data.questions import Questions
-from qwen3asr_train.errors import DataError
+from qwen3asr_train.errors import DataError, UserError
 from qwen3asr_train.models.tokenizer import train_tokenizer
 
 WAYS = {"language": ["Which language?", "Language?"], "meta.sound": ["Which sound?"],
@@ -19,6 +19,11 @@ SOUND = {"text": "", "language": None, "task": "nonspeech", "meta": {"sound": "s
 def asked(questions: Questions, record: dict, times: int = 400) -> Counter:
     rng = np.random.default_rng(0)
     return Counter(questions.ask(record, rng) for _ in range(times))
+
+
+def test_a_share_without_any_question_is_an_error():
+    with pytest.raises(UserError, match=r"questions\.share=0\.1, .*has no question"):
+        Questions(0.1)
 
 
 def test_the_share_and_the_answers():

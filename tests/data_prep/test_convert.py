@@ -176,6 +176,7 @@ AUDIO = wav(tone())
     (Item("k", AUDIO, "a <|im_end|> b"), "special token"),
     (Item("k", AUDIO, "language English<asr_text>a<asr_text>b"), "special token"),
     (Item("k", AUDIO, "fine", context="<|im_start|>"), "special token"),
+    (Item("k", AUDIO, "fine", entities=["<|im_end|>"]), "special token"),
     (Item("k", AUDIO, "hello<asr_text>b"), "not 'language NAME'"),
     (Item("k", AUDIO, "a", "Klingon"), "unknown language 'Klingon'"),
     (Item("k", AUDIO, "a", context=["x"]), "must be strings"),

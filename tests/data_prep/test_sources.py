@@ -77,7 +77,8 @@ def test_jsonl(tmp_path, audio_folder, monkeypatch):
             for e in RATES]
     rows += [{"audio": f"audio/{name}.wav", "text": name} for name in bad_wavs()]
     rows += [{"audio": "elsewhere.wav", "text": "in the working directory", "id": "cwd"},
-             {"audio": str(audio_folder / "wav.wav"), "text": "a", "id": "abs", "speaker": 7,
+             {"audio": None, "audio_filepath": str(audio_folder / "wav.wav"), "text": "a",
+              "id": "abs", "speaker": 7, "prompt": None, "context": "c",
               "words": [["a", 0, 1.5]], "entities": ["b"], "meta": {"c": 1}, "language": "de"},
              {"audio": "audio/gone.wav", "text": "a"}, {"audio": "audio/wav.wav", "text": ""},
              {"audio": "audio/wav.wav"}, {"text": "a"}, {"audio": 5, "text": "a"}, [1], "x", None,
@@ -98,6 +99,7 @@ def test_jsonl(tmp_path, audio_folder, monkeypatch):
         "text": "mp3", "language": "English", "task": "asr", "source": "rows", "context": "x",
         "duration": 0}
     assert found["abs"] == {"text": "a", "language": "German", "task": "asr", "source": "rows",
+                            "context": "c",
                             "entities": ["b"], "words": [["a", 0, 1.5]],
                             "meta": {"c": 1, "speaker": "7"}, "duration": 0.5}
     reasons = bad(out)

@@ -278,6 +278,13 @@ def test_loops(tokens, kept):
     assert RepetitionGuard(max_repeats=3, max_ngram=2).loop(tokens) == kept
 
 
+def test_a_whole_answer_is_cut_to_its_length_and_a_loop_to_its_first_round():
+    guard = RepetitionGuard(max_repeats=3, max_ngram=2, max_tokens_per_second=5, allowance=2)
+    assert guard.cut([1, 2, 3, 4], 1.0) == [1, 2, 3, 4]
+    assert guard.cut(list(range(20)), 2.0) == list(range(12))
+    assert guard.cut([7, 1, 2] + [1, 2] * 9, 2.0) == [7, 1, 2]
+
+
 def test_pauses():
     rng = np.random.default_rng(0)
     audio = rng.standard_normal(64_000).astype(np.float32)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.qwen3_asr.processing_qwen3_asr import _parse_single_output
 
+from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.languages import CHARACTER_LANGUAGES, LANGUAGE_TABLE, language_name
 from qwen3asr_train.evaluation.text import (
     mixes_scripts,
@@ -95,7 +96,7 @@ def test_scoring_unit_and_units():
 def test_basic_english_keeps_number_words_apart():
     assert units("Seven, three nine!", "English") == ["739"]
     assert units("Seven, three nine!", "English", "basic") == ["seven", "three", "nine"]
-    with pytest.raises(ValueError, match="whisper or basic"):
+    with pytest.raises(UserError, match="one of whisper, basic"):
         units("x", "English", "none")
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from qwen3asr_train import __main__, command_line
 from qwen3asr_train.data.audio import decode
 from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
+from qwen3asr_train.errors import UserError
 
 
 def last_error(done) -> str:
@@ -47,6 +48,16 @@ def last_error(done) -> str:
     (["stage=sft", "model.freeze=[nothing.*]"], "'nothing.*' matches no parameter"),
     (["stage=sft", "resume=/nowhere"], "resume=/nowhere: no checkpoint there"),
     (["stage=transcribe", "init_from=x", "audio=/nowhere.wav"], "no such file or folder"),
+    (["stage=transcribe", "init_from=a=b", "audio=[a] b.wav"], "audio=[a] b.wav: no such file"),
+    (["stage=sft", "trainer.max_steps=abc"], "trainer.max_steps=abc: a number is wanted"),
+    (["stage=sft", "trainer.max_steps=0"], "trainer.max_steps=0: at least 1"),
+    (["stage=sft", "stage.contexts.list_length=5"], "stage.contexts.list_length=5: a list is"),
+    (["stage=sft", "stage.test=5"], "stage.test=5: true or false is wanted"),
+    (["stage=sft", "stage.optimizer.schedule=cosin"], "one of cosine, wsd, constant"),
+    (["stage=sft", "data.english_normaliser=x"], "data.english_normaliser=x: one of whisper"),
+    (["stage=sft", "stage.partial.prefix_share=2"], "partial.prefix_share=2: a share"),
+    (["stage=sft", "stage.contexts.entities=0.7", "stage.contexts.distractors=0.7"],
+     "1.4 together, more than all samples"),
 ])
 def test_a_mistake_is_one_line_that_says_what_to_do(command_line, arguments, message):
     small = arguments[:1] == ["stage=sft"] and "data=shards" not in arguments
@@ -118,13 +129,15 @@ def test_transcribe_prints_one_line_a_file(command_line, finished_run, recording
     arguments = ["stage=transcribe", f"init_from={finished_run / 'model'}", f"audio={recordings}",
                  "context=Names: Anna, Bob (it's him)", "stage.decoding.max_new_tokens=4",
                  "stage.decoding.max_piece_seconds=10"]
-    done = command_line(*arguments, "format=jsonl", small=False, cwd=tmp_path)
+    done = command_line(*arguments, "format=jsonl", small=False, cwd=tmp_path, check=False)
+    assert done.returncode == 1  # one could not be read
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["audio"].rsplit("/", 1)[1] for row in rows] == ["a.wav", "b.mp3", "long.ogg"]
     assert {"language", "text", "duration"} <= rows[0].keys() and rows[2]["duration"] > 20
     assert "broken.flac: not readable" in done.stderr
     assert list(tmp_path.iterdir()) == []  # no run folder
-    text = command_line(*arguments, "language=zh", small=False, cwd=tmp_path).stdout.splitlines()
+    text = command_line(*arguments, "language=zh", small=False, cwd=tmp_path,
+                        check=False).stdout.splitlines()
     assert len(text) == 3 and all(line.split("\t")[1] == "Chinese" for line in text)
 
 
@@ -136,6 +149,45 @@ def test_evaluate_gives_what_the_run_reported(command_line, finished_run, corpus
     expected = json.loads((finished_run / "metrics.json").read_text())
     for name in ("test/wer", "test/cer", "test/lid_accuracy"):
         assert found[name] == expected[name]
+
+
+def test_a_finished_run_keeps_its_record(command_line, finished_run, corpus, tmp_path):
+    run = tmp_path / "0_seed=0"  # as the folders of a sweep are called
+    shutil.copytree(finished_run, run)
+    record = (run / "config.yaml").read_bytes()
+    for arguments, message in (
+            (["stage=sft", f"data.train={corpus['train']}", "seed=5"], "of an earlier run"),
+            (["stage=evaluate", f"init_from={run / 'model'}", f"data.test={corpus['test']}"],
+             "holds a run of stage=sft: name another folder")):
+        refused = command_line(*arguments, f"run_dir={run}", small=False, check=False)
+        assert message in last_error(refused)
+    assert (run / "config.yaml").read_bytes() == record
+
+
+def test_the_same_key_in_two_test_folders(command_line, finished_run, corpus, tmp_path):
+    for name in "ab":
+        shutil.copytree(corpus["test"], tmp_path / name)
+    command_line("stage=evaluate", f"init_from={finished_run / 'model'}", "data.workers=0",
+                 f"data.test=[{tmp_path / 'a'},{tmp_path / 'b'}]", f"run_dir={tmp_path / 'run'}",
+                 "stage.decoding.max_new_tokens=6", small=False)
+    results = (tmp_path / "run" / "results.jsonl").read_text().splitlines()
+    keys = [json.loads(line)["key"] for line in results]
+    assert len(keys) == len(set(keys)) == 2 * sum(
+        len(read_entries(shard)) for shard in find_shards(corpus["test"]))
+
+
+def test_what_is_no_tar_is_refused(tmp_path):
+    (tmp_path / "my.jsonl").touch()
+    with pytest.raises(UserError, match=r"my\.jsonl: not a \.tar .*data_prep\.jsonl"):
+        find_shards(str(tmp_path / "my.jsonl"))
+
+
+@pytest.mark.parametrize(("value", "grammar"), [
+    ("it's", '"it\'s"'), ('"Anna" and "Peter"', '"\\"Anna\\" and \\"Peter\\""'),
+    ("'tis the season, 'tis'", '"\'tis the season, \'tis\'"'), ("'quoted'", "'quoted'")])
+def test_free_text_is_taken_as_it_is(value, grammar):
+    assert command_line.check_arguments(["stage=sft", f"context={value}"]) == [
+        "stage=sft", f"stage.context={grammar}"]
 
 
 def test_lora_freezing_and_wandb_offline(command_line, finished_run, corpus, tmp_path):
