@@ -32,8 +32,8 @@ FOLDERS = ("run_dir", "resume", "data.train", "data.validation", "data.test", "s
            "stage.aligner", "stage.out")
 """Fields that name files; those of a sweep have ``=`` in their names."""
 
-PRINTING = ("transcribe", "align")
-"""Stages whose results go to stdout; they leave no run folder."""
+PRINTING = ("transcribe", "align", "export")
+"""Stages without a run folder: their results go to stdout, or where they are told."""
 
 HEADLINE = ("test/aas_ms", "test/aas_floor_ms", "test/teacher_aas_ms", "test/ctc_aas_ms",
             "val/aas_ms", "test/wer", "test/wer_low", "test/wer_high", "test/cer",

@@ -9,10 +9,23 @@ Source: qwen-asr 0.0.6, ``core/transformers_backend``; transformers converts the
 checkpoints alike (``convert_qwen3_asr_to_hf.py``).
 """
 
-from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3ASRConfig, Qwen3ASRProcessor
+import json
+import re
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Tokenizer,
+    Qwen3ASRConfig,
+    Qwen3ASRProcessor,
+)
 
 from qwen3asr_train.data.features import audio_tokens
-from qwen3asr_train.models.tokenizer import AUDIO_TOKENS, make_processor
+from qwen3asr_train.evaluation.languages import LANGUAGE_TABLE
+from qwen3asr_train.models.tokenizer import AUDIO_TOKENS, CHAT_TEMPLATE, make_processor
 
 _AUDIO = ("num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d_model",
           "dropout", "attention_dropout", "activation_function", "activation_dropout",
@@ -22,6 +35,15 @@ _TEXT = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
          "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act",
          "max_position_embeddings", "initializer_range", "rms_norm_eps", "attention_bias",
          "attention_dropout", "tie_word_embeddings")
+_TOKENS = {"audio": "<|audio_pad|>", "audio_start": "<|audio_start|>",
+           "audio_end": "<|audio_end|>"}
+_THIRD = 20 / 128
+"""Of a head, the part that rotates by each of the two further axes in the released models."""
+
+_FEATURES = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 128,
+             "sampling_rate": 16000, "hop_length": 160, "n_fft": 400, "chunk_length": 30,
+             "padding_side": "right", "padding_value": 0.0, "dither": 0.0,
+             "return_attention_mask": True, "processor_class": "Qwen3ASRProcessor"}
 _NAMES = {
     r"^thinker\.audio_tower\.proj1\.": "model.multi_modal_projector.linear_1.",
     r"^thinker\.audio_tower\.proj2\.": "model.multi_modal_projector.linear_2.",
@@ -68,6 +90,58 @@ def to_transformers(config: dict, tokenizer: PreTrainedTokenizerBase) -> Qwen3AS
     if _aligns(config):
         made.num_labels = thinker["classify_num"]
     return made
+
+
+def from_transformers(config: Qwen3ASRConfig, processor: Qwen3ASRProcessor, aligner: bool) -> dict:
+    """transformers' config -> config.json of this layout."""
+    audio, text = ({name: value for name in names if (value := getattr(part, name)) is not None}
+                   for part, names in ((config.audio_config, _AUDIO), (config.text_config, _TEXT)))
+    third = round(_THIRD * text["head_dim"])
+    text |= {"model_type": "qwen3_asr_text",
+             "rope_theta": config.text_config.rope_parameters["rope_theta"],
+             "rope_scaling": {"rope_type": "default", "mrope_interleaved": True,
+                              "interleaved": True, "mrope_section": [
+                                  text["head_dim"] // 2 - 2 * third, third, third]}}
+    ids = processor.tokenizer.convert_tokens_to_ids
+    thinker = {"model_type": "qwen3_asr_thinker",
+               "audio_config": {"model_type": "qwen3_asr_audio_encoder", **audio},
+               "text_config": text, "initializer_range": config.initializer_range,
+               **{f"{name}_token_id": ids(token) for name, token in _TOKENS.items()}}
+    made = {"architectures": ["Qwen3ASRForConditionalGeneration"], "model_type": "qwen3_asr",
+            "support_languages": list(LANGUAGE_TABLE), "thinker_config": thinker}
+    if aligner:
+        thinker |= {"model_type": "qwen3_forced_aligner", "classify_num": config.num_labels}
+        made |= {"timestamp_token_id": config.timestamp_token_id,
+                 "timestamp_segment_time": processor.timestamp_segment_time}
+    return made
+
+
+def save(model: PreTrainedModel, processor: Qwen3ASRProcessor, folder: Path,
+         dtype: torch.dtype) -> None:
+    """Write a recogniser or forced aligner, under transformers' names of its weights, as a folder
+    that qwen-asr opens; OSError as of any writing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aligner = hasattr(model, "score")
+    config = from_transformers(model.config, processor, aligner)
+    names = {new: re.sub(r"[\^\\]|\(.*\)", "", old) for old, new in renamed(config).items()}
+    weights = {}
+    for name, value in model.state_dict().items():
+        start = next(start for start in names if name.startswith(start))
+        weights[names[start] + name.removeprefix(start)] = value.to(dtype, copy=True)
+    save_torch_state_dict(weights, folder)
+    files = {"config.json": config | {"dtype": str(dtype).removeprefix("torch.")},
+             "generation_config.json": {"eos_token_id": model.config.eos_token_id,
+                                        "pad_token_id": model.config.pad_token_id,
+                                        "do_sample": False},
+             "preprocessor_config.json": _FEATURES}
+    processor.tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    # transformers 4 wants names here, where 5 writes a list
+    files["tokenizer_config.json"] = settings | AUDIO_TOKENS | {
+        "extra_special_tokens": AUDIO_TOKENS, "processor_class": "Qwen3ASRProcessor"}
+    files["chat_template.json"] = {"chat_template": CHAT_TEMPLATE}
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_tokenizer(folder: str) -> Qwen2Tokenizer:

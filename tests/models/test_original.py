@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRForTokenClassification
 
 from qwen3asr_train.errors import UserError
-from qwen3asr_train.models import aligner, asr
+from qwen3asr_train.models import aligner, asr, original
 from qwen3asr_train.models.aut import load_encoder
 
 HERE = Path(__file__).parent / "qwen_asr"
@@ -67,6 +67,32 @@ def test_the_aligner_answers_as_qwen_asr_does(tmp_path):
         slots = inputs["input_ids"][0] == theirs.config.timestamp_token_id
         logits = theirs(**inputs).logits[0, slots]
     np.testing.assert_allclose(logits, EXPECTED["aligner"]["logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tied", "untied", "aligner"])
+def test_an_export_is_what_qwen_asr_wrote(name, tmp_path):
+    """qwen-asr's own folder, read and written again."""
+    kind = aligner if name == "aligner" else asr
+    original.save(*kind.load(str(HERE / name)), tmp_path, torch.float32)
+    weights, written = (load_file(folder / "model.safetensors")
+                        for folder in (HERE / name, tmp_path))
+    assert written.keys() - weights.keys() == (
+        {"thinker.lm_head.weight"} if name == "tied" else set())
+    assert all(torch.equal(written[key], value) for key, value in weights.items())
+    assert_within(json.loads((tmp_path / "config.json").read_text()),
+                  json.loads((HERE / name / "config.json").read_text()))
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["audio_token"]
+    again = kind.load(str(tmp_path))[1].tokenizer
+    assert again.get_vocab() == kind.load(str(HERE / name))[1].tokenizer.get_vocab()
+
+
+def assert_within(part, whole, path=""):
+    """Every field of ``part`` has its value in ``whole``, where that has it."""
+    for key, value in part.items():
+        if isinstance(value, dict) and key in whole:
+            assert_within(value, whole[key], f"{path}.{key}")
+        elif key in whole and key not in ("support_languages", "dtype"):
+            assert value == whole[key], f"{path}.{key}"
 
 
 def test_its_encoder_is_read_alone():

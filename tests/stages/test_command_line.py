@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -30,8 +32,8 @@ def last_error(done) -> str:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ([], "name a stage: python -m qwen3asr_train stage=sft"),
-    (["stage=fine-tune"], r"no stage 'fine-tune' (stages: align, aligner, aut, evaluate, omni, rl, "
-                          "sft, transcribe)"),
+    (["stage=fine-tune"], r"no stage 'fine-tune' (stages: align, aligner, aut, evaluate, export, "
+                          "omni, rl, sft, transcribe)"),
     (["stage=sft", "learning_rate=1"], "no config field 'learning_rate'"),
     (["stage=omni", "init_from=a", "init_from_encoder=b"], "init_from=a brings its own encoder"),
     (["stage=aligner", "model.lora.rank=4"], "stage=aligner trains whole matrices"),
@@ -149,6 +151,29 @@ def test_evaluate_gives_what_the_run_reported(command_line, finished_run, corpus
     expected = json.loads((finished_run / "metrics.json").read_text())
     for name in ("test/wer", "test/cer", "test/lid_accuracy"):
         assert found[name] == expected[name]
+
+
+def test_an_export_says_what_the_run_says(command_line, finished_run, recordings, tmp_path):
+    told = ["out=exported", f"init_from={finished_run / 'model'}"]
+    done = command_line("stage=export", *told, "stage.dtype=float32", small=False, cwd=tmp_path)
+    assert "M parameters, float32" in done.stdout
+    assert "name a new folder" in last_error(
+        command_line("stage=export", *told, small=False, cwd=tmp_path, check=False))
+    lines = [command_line("stage=transcribe", f"init_from={folder}",
+                          f"audio={recordings / 'a.wav'}", small=False, cwd=tmp_path).stdout
+             for folder in (finished_run / "model", "exported")]
+    assert lines[0] == lines[1] and "a.wav" in lines[0]
+
+
+def test_ctrl_c_says_how_to_go_on(command_line, corpus, tmp_path):
+    running = command_line("stage=sft", f"data.train={corpus['train']}", f"run_dir={tmp_path}",
+                           "trainer.max_steps=100000", "trainer.validate_every=0", popen=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 130 and "error: stopped; go on with resume=auto" in errors
 
 
 def test_a_finished_run_keeps_its_record(command_line, finished_run, corpus, tmp_path):
