@@ -33,8 +33,12 @@ def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Model, Qwen3AS
 
 def autocast(device: str) -> torch.autocast:
     """bfloat16 where a GPU has it."""
-    return torch.autocast(device, torch.bfloat16,
-                          enabled=device == "cuda" and torch.cuda.is_bf16_supported())
+    return torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(device))
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether answers are computed in bfloat16 there, and not in float32."""
+    return device == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def prompts_for(model: Model, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:

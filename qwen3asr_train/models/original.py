@@ -1,12 +1,12 @@
-"""Checkpoints in the layout that Qwen3-ASR was published in first, which PyPI's qwen-asr reads.
+"""Checkpoints in the layout that Qwen3-ASR was published in, which PyPI's qwen-asr and vLLM read.
 
 The model is that of transformers' classes under other names: weights of a ``thinker``, the
 projector within the encoder, a config within a config, and Whisper's feature extractor, whose
 features are the same. Its language model rotates by positions on three axes, which are equal
 without pictures: that is the rotation on one.
 
-Source: qwen-asr 0.0.6, ``core/transformers_backend``; transformers converts the released
-checkpoints alike (``convert_qwen3_asr_to_hf.py``).
+Source: qwen-asr 0.0.6, ``core/transformers_backend``; vLLM's ``models/qwen3_asr.py`` reads the same
+names, and transformers converts the released checkpoints alike (``convert_qwen3_asr_to_hf.py``).
 """
 
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from torch import Tensor
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -116,16 +117,18 @@ def from_transformers(config: Qwen3ASRConfig, processor: Qwen3ASRProcessor, alig
     return made
 
 
-def save(model: PreTrainedModel, processor: Qwen3ASRProcessor, folder: Path,
-         dtype: torch.dtype) -> None:
-    """Write a recogniser or forced aligner, under transformers' names of its weights, as a folder
-    that qwen-asr opens; OSError as of any writing."""
+def save(model: PreTrainedModel, processor: Qwen3ASRProcessor, folder: Path, dtype: torch.dtype,
+         state_dict: dict[str, Tensor] | None = None) -> None:
+    """Write a recogniser or forced aligner as a folder that qwen-asr and vLLM open.
+
+    ``state_dict``: its weights where they are elsewhere, as under ZeRO-3.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     aligner = hasattr(model, "score")
     config = from_transformers(model.config, processor, aligner)
     names = {new: re.sub(r"[\^\\]|\(.*\)", "", old) for old, new in renamed(config).items()}
     weights = {}
-    for name, value in model.state_dict().items():
+    for name, value in (model.state_dict() if state_dict is None else state_dict).items():
         start = next(start for start in names if name.startswith(start))
         weights[names[start] + name.removeprefix(start)] = value.to(dtype, copy=True)
     save_torch_state_dict(weights, folder)

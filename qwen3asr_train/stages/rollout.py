@@ -20,11 +20,12 @@ from qwen3asr_train.data.dataset import sum_over_ranks
 from qwen3asr_train.data.plan import sample_rng, sample_seed
 from qwen3asr_train.data.rollouts import Rollout
 from qwen3asr_train.data.shards import Entry, is_text
+from qwen3asr_train.decoding.generate import has_bfloat16
 from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.policy_server import PolicyServer
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.text import split_output
-from qwen3asr_train.models import asr
+from qwen3asr_train.models import asr, original
 from qwen3asr_train.models.policy import Sampling, pack, sample_answers
 from qwen3asr_train.objectives.gspo import (
     Objective,
@@ -202,7 +203,9 @@ class Roller:
         """Write the weights to the server's folder and have it read them."""
         weights = gather_weights(self.model)
         if rank_and_size()[0] == 0:
-            asr.save(self.model, self.processor, Path(self.server.folder), weights)
+            original.save(self.model, self.processor, Path(self.server.folder),
+                          torch.bfloat16 if has_bfloat16(self.model.device.type)
+                          else torch.float32, weights)
             self.server.reload()
         sum_over_ranks(0)  # the others wait
 
