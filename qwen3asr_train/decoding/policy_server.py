@@ -6,8 +6,8 @@ vLLM reads (:mod:`qwen3asr_train.models.original`):
     python -m qwen3asr_train stage=export init_from=MODEL out=FOLDER
     VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --logprobs-mode processed_logprobs
 
-the latter so that log-probabilities are those of the temperature that was drawn with. Answers are drawn
-through its OpenAI-compatible ``/v1/chat/completions`` with ``input_audio``, ``logprobs`` and
+the latter so that log-probabilities are those of the temperature that was drawn with. Answers are
+drawn through its OpenAI-compatible ``/v1/chat/completions`` with ``input_audio``, ``logprobs`` and
 ``return_token_ids``; new weights are read from the folder at ``/collective_rpc``
 ``reload_weights``, and what was cached of prompts under the old ones is dropped at
 ``/reset_prefix_cache`` (docs.vllm.ai: OpenAI-compatible server; sleep mode, RLHF).

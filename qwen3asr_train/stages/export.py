@@ -21,6 +21,9 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
     folder = str(stage.init_from)
     kind = aligner if aligner.is_aligner(folder) else asr
     model, processor = kind.load(folder, config.model.attn_implementation)
+    if model.config.token_classification_bias:
+        raise UserError(f"init_from={folder}: its head has a bias, for which that layout has no "
+                        "place")
     original.save(model, processor, out, DTYPES[stage.dtype])
     print(f"{out}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
           f"{stage.dtype}")
