@@ -151,7 +151,8 @@ def test_steps_with_a_gradient_that_is_not_finite_change_nothing(tmp_path):
 
 def test_a_loaded_model_trains_in_train_mode():
     loaded = nn.Linear(1, 1).eval()  # as from_pretrained leaves it
-    assert TrainingModule(loaded, {"name": "adamw"}, {}, seed=0).model.training
+    optimizer = {"name": "adamw", "schedule": "constant"}
+    assert TrainingModule(loaded, optimizer, {}, seed=0).model.training
 
 
 def test_the_row_of_a_step_is_written_before_its_checkpoint(tmp_path, monkeypatch):

@@ -165,6 +165,15 @@ def test_an_export_says_what_the_run_says(command_line, finished_run, recordings
     assert lines[0] == lines[1] and "a.wav" in lines[0]
 
 
+@pytest.fixture
+def interruptible():
+    """Processes that are started hear Ctrl-C, also where this one is in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_says_how_to_go_on(command_line, corpus, tmp_path):
     running = command_line("stage=sft", f"data.train={corpus['train']}", f"run_dir={tmp_path}",
                            "trainer.max_steps=100000", "trainer.validate_every=0", popen=True)
