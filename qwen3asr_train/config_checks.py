@@ -31,7 +31,7 @@ def defaults() -> dict[str, object]:
     """Dotted paths of all fields of the chosen groups, and their values there."""
     overrides = [f"{group}={choice}" for group, choice in _groups().items()
                  if choice and "/" not in group and group not in ("experiment", "debug")]
-    return _paths(compose("config", overrides=overrides))
+    return fields(compose("config", overrides=overrides))
 
 
 def refuse_unknown_keys(config: DictConfig, defined: dict[str, object]) -> None:
@@ -42,10 +42,10 @@ def refuse_unknown_keys(config: DictConfig, defined: dict[str, object]) -> None:
     groups = _groups()
     # below a field that is null or {} by default stand names of the user's own
     free = (*OWN_NAMES, *(f"{path}." for path, value in defined.items() if value in (None, {})))
-    unknown = sorted(path for path in _paths(config).keys() - defined.keys()
+    unknown = sorted(path for path in fields(config).keys() - defined.keys()
                      if not path.startswith(free))
     if groups.get("debug"):
-        optional = _paths(OmegaConf.load(CONFIGS / "debug" / f"{groups['debug']}.yaml"))
+        optional = fields(OmegaConf.load(CONFIGS / "debug" / f"{groups['debug']}.yaml"))
         for path in (path for path in reversed(unknown) if path in optional):
             parent, _, name = path.rpartition(".")
             with open_dict(config):
@@ -59,7 +59,7 @@ def refuse_unknown_keys(config: DictConfig, defined: dict[str, object]) -> None:
 def refuse_wrong_types(config: DictConfig, defined: dict[str, object]) -> None:
     """UserError for text where a number, and for a number where a list or true or false is the
     default; null is left to the stages."""
-    for path, value in _paths(config).items():
+    for path, value in fields(config).items():
         default = defined.get(path)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if isinstance(default, bool):
@@ -117,7 +117,7 @@ def _place(config: DictConfig, path: str) -> tuple[DictConfig, str]:
     return (OmegaConf.select(config, parent) if parent else config), name
 
 
-def _paths(config: DictConfig) -> dict[str, object]:
+def fields(config: DictConfig) -> dict[str, object]:
     """Dotted paths of all keys, and their values."""
     found = {}
     for key, value in OmegaConf.to_container(config, resolve=False).items():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3asr_train.data.partial import Part, Partial, word_spans
+from qwen3asr_train.errors import UserError
 
 ENGLISH = {"text": "Hello, my dear friend Ann!",
            "words": [["hello", 0.1, 0.5], ["my", 0.5, 0.7], ["dear", 0.8, 1.2],
@@ -75,3 +76,9 @@ def test_wrong_prefixes_keep_the_rest_right():
 def test_off_leaves_everything_whole():
     assert not Partial().on
     assert Partial().draw(ENGLISH, 3.2, np.random.default_rng(0)) == Part(3.2, "", ENGLISH["text"])
+
+
+def test_shares_that_cannot_be_are_refused():
+    for name in ("prefix_share", "wrong_token_share"):
+        with pytest.raises(UserError, match=rf"partial\.{name}=2: a share"):
+            Partial(**{name: 2})
