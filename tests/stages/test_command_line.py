@@ -188,11 +188,14 @@ def interruptible():
 def test_ctrl_c_says_how_to_go_on(command_line, corpus, tmp_path):
     running = command_line("stage=sft", f"data.train={corpus['train']}", f"run_dir={tmp_path}",
                            "trainer.max_steps=100000", "trainer.validate_every=0", popen=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "metrics.jsonl").is_file() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=120)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=120)
+    finally:
+        running.kill()
     assert running.returncode == 130 and "error: stopped; go on with resume=auto" in errors
 
 
