@@ -64,7 +64,7 @@ def _item(line: bytes, place: str, roots: tuple[Path, ...]) -> Item:
         raise DataError(f"not JSON ({error})") from error
     if not isinstance(row, dict):
         raise DataError(f"a JSON {type(row).__name__}, not an object")
-    audio = row.get("audio_filepath") if row.get("audio") is None else row["audio"]
+    audio = _first(row, "audio", "audio_filepath")
     if not isinstance(audio, str) or not audio:
         raise DataError("no 'audio' path")
     if "text" not in row:
@@ -81,9 +81,13 @@ def _item(line: bytes, place: str, roots: tuple[Path, ...]) -> Item:
     path = resolve(audio, *roots)
     return Item(key=key, audio=path, name=f"{path} ({place})", text=row["text"],
                 language=row.get("language"), start=start, end=end,
-                context=row.get("context") if row.get("prompt") is None else row["prompt"],
-                entities=row.get("entities"),
+                context=_first(row, "prompt", "context"), entities=row.get("entities"),
                 words=row.get("words"), task=row.get("task") or "asr", meta=meta)
+
+
+def _first(row: dict, *names: str) -> object:
+    """The first of these fields that is there and not null."""
+    return next((row[name] for name in names if row.get(name) is not None), None)
 
 
 def _segment(row: dict) -> tuple[float | None, float | None]:

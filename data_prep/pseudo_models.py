@@ -32,7 +32,6 @@ from qwen3asr_train.decoding.transcriber import Transcriber, Transcript, join_tr
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.languages import known_language
 from qwen3asr_train.models import folder as folders
-from qwen3asr_train.models.folder import opening
 
 _OURS = ("qwen3_asr", "qwen3_asr_encoder")
 _CTC = modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES
@@ -88,7 +87,7 @@ def open_labeller(folder: str, *, language: str | None = None, device: str = "cp
 
 def read_config(folder: str) -> PreTrainedConfig:
     """The config of a checkpoint folder or hub name. Raises UserError when there is none."""
-    with opening(folder, field=""):
+    with folders.opening(folder, field=""):
         return folders.read_config(folder)
 
 

@@ -77,10 +77,10 @@ def run_stage(config: DictConfig) -> None:
 
     quieten()
     stage = importlib.import_module(f"qwen3asr_train.stages.{config.stage.name}")
-    if config.stage.name not in command_line.PRINTING:
+    if config.stage.name not in command_line.WITHOUT_FOLDER:
         config_checks.keep_record(config, run_dir)
-    if is_first_process() and config.stage.name not in command_line.PRINTING:
-        OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
+        if is_first_process():
+            OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
     from qwen3asr_train.runtime.tracking import finish_tracking
 
     try:

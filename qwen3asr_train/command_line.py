@@ -32,7 +32,7 @@ FOLDERS = ("run_dir", "resume", "data.train", "data.validation", "data.test", "s
            "stage.aligner", "stage.out")
 """Fields that name files; those of a sweep have ``=`` in their names."""
 
-PRINTING = ("transcribe", "align", "export")
+WITHOUT_FOLDER = ("transcribe", "align", "export")
 """Stages without a run folder: their results go to stdout, or where they are told."""
 
 HEADLINE = ("test/aas_ms", "test/aas_floor_ms", "test/teacher_aas_ms", "test/ctc_aas_ms",
@@ -67,7 +67,7 @@ def check_arguments(arguments: list[str]) -> list[str]:
             raise UserError(f"no stage '{stage}' (stages: {', '.join(stages)})")
     if sweeps := {"--multirun", "-m"} & set(expanded):  # argparse wants all overrides in one place
         expanded = ["--multirun", *(a for a in expanded if a not in sweeps)]
-    if named[0] in PRINTING and len(named) == 1:
+    if named[0] in WITHOUT_FOLDER and len(named) == 1:
         at = expanded.index(f"stage={named[0]}")
         expanded[at:at] = ["hydra.run.dir=.", "hydra.output_subdir=null"]
     return expanded

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import (
-    GenerationConfig,
     Qwen3ASRConfig,
     Qwen3ASRForConditionalGeneration,
     Qwen3ASRProcessor,
@@ -15,7 +14,7 @@ from transformers import (
 
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
-from qwen3asr_train.models.folder import load_processor, load_whole, opening, save_as
+from qwen3asr_train.models.folder import greedy, load_processor, load_whole, opening, save_as
 from qwen3asr_train.models.head import TargetHead
 from qwen3asr_train.models.own_tokens import with_own_tokens
 from qwen3asr_train.models.packed import of_samples, sample_lengths, split_samples
@@ -176,8 +175,7 @@ def build(preset: dict, processor: Qwen3ASRProcessor, seed: int,
         model.lm_head.load_state_dict(language_model.lm_head.state_dict())
     if encoder is not None:
         model.model.audio_tower.load_state_dict(encoder.state_dict())
-    model.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
+    model.generation_config = greedy(config)
     return adapt(model)
 
 

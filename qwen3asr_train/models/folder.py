@@ -59,17 +59,22 @@ def load_whole(kind: type[PreTrainedModel], folder: str, field: str = "init_from
     that lacks some of the weights: transformers would go on with random ones and a warning."""
     plain = _plain_config(folder)
     if other := original.is_original(plain):
-        options |= {"config": read_config(folder), "key_mapping": original.renamed(plain)}
+        options |= {"config": original.to_transformers(plain, original.load_tokenizer(folder)),
+                    "key_mapping": original.key_mapping(plain)}
     model, loaded = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True,
                                          **options)
     if other:
         model._weight_conversions = None  # else it would be saved under the names it had
-        model.generation_config = GenerationConfig(
-            do_sample=False, eos_token_id=model.config.eos_token_id,
-            pad_token_id=model.config.pad_token_id)
+        model.generation_config = greedy(model.config)
     if missing := sorted(loaded["missing_keys"]):
         raise UserError(f"{field}={folder}: {len(missing)} weights are missing, first {missing[0]}")
     return model
+
+
+def greedy(config: PreTrainedConfig) -> GenerationConfig:
+    """How a model with this config answers where nothing else is said."""
+    return GenerationConfig(do_sample=False, eos_token_id=config.eos_token_id,
+                            pad_token_id=config.pad_token_id)
 
 
 def _plain_config(folder: str) -> dict:

@@ -46,10 +46,10 @@ _FEATURES = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size"
              "padding_side": "right", "padding_value": 0.0, "dither": 0.0,
              "return_attention_mask": True, "processor_class": "Qwen3ASRProcessor"}
 _NAMES = {
-    r"^thinker\.audio_tower\.proj1\.": "model.multi_modal_projector.linear_1.",
-    r"^thinker\.audio_tower\.proj2\.": "model.multi_modal_projector.linear_2.",
-    r"^thinker\.audio_tower\.(?!proj)": "model.audio_tower.",
-    r"^thinker\.model\.": "model.language_model.",
+    "thinker.audio_tower.proj1.": "model.multi_modal_projector.linear_1.",
+    "thinker.audio_tower.proj2.": "model.multi_modal_projector.linear_2.",
+    "thinker.audio_tower.": "model.audio_tower.",
+    "thinker.model.": "model.language_model.",
 }
 
 
@@ -59,9 +59,14 @@ def is_original(config: dict) -> bool:
     return config.get("model_type") == "qwen3_asr" and "thinker_config" in config
 
 
-def renamed(config: dict) -> dict[str, str]:
-    """Regular expression -> what stands in its place in transformers' names of the weights."""
-    return _NAMES | {r"^thinker\.lm_head\.": "score." if _aligns(config) else "lm_head."}
+def key_mapping(config: dict) -> dict[str, str]:
+    """How ``from_pretrained`` finds the weights: regular expression -> what stands in its place."""
+    return {f"^{re.escape(old)}": new for old, new in _prefixes(config).items()}
+
+
+def _prefixes(config: dict) -> dict[str, str]:
+    """How names of weights begin -> how they do in transformers; the first that fits counts."""
+    return _NAMES | {"thinker.lm_head.": "score." if _aligns(config) else "lm_head."}
 
 
 def to_transformers(config: dict, tokenizer: PreTrainedTokenizerBase) -> Qwen3ASRConfig:
@@ -126,11 +131,10 @@ def save(model: PreTrainedModel, processor: Qwen3ASRProcessor, folder: Path, dty
     folder.mkdir(parents=True, exist_ok=True)
     aligner = hasattr(model, "score")
     config = from_transformers(model.config, processor, aligner)
-    names = {new: re.sub(r"[\^\\]|\(.*\)", "", old) for old, new in renamed(config).items()}
     weights = {}
     for name, value in (model.state_dict() if state_dict is None else state_dict).items():
-        start = next(start for start in names if name.startswith(start))
-        weights[names[start] + name.removeprefix(start)] = value.to(dtype, copy=True)
+        old, new = next(pair for pair in _prefixes(config).items() if name.startswith(pair[1]))
+        weights[old + name.removeprefix(new)] = value.to(dtype, copy=True)
     save_torch_state_dict(weights, folder)
     files = {"config.json": config | {"dtype": str(dtype).removeprefix("torch.")},
              "generation_config.json": {"eos_token_id": model.config.eos_token_id,

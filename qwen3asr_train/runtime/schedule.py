@@ -2,8 +2,6 @@
 
 import math
 
-from qwen3asr_train.errors import UserError
-
 SCHEDULES = ("cosine", "wsd", "constant")
 
 
@@ -28,9 +26,3 @@ def lr_factor(step: int, *, total: int, warmup: int, schedule: str, final: float
     if schedule == "constant":
         return 1.0
     raise ValueError(f"schedule {schedule!r}: one of {', '.join(SCHEDULES)}")
-
-
-def check_schedule(schedule: str) -> None:
-    """UserError for one that there is not: it would show only behind the warm-up."""
-    if schedule not in SCHEDULES:
-        raise UserError(f"stage.optimizer.schedule={schedule}: one of {', '.join(SCHEDULES)}")

@@ -23,7 +23,7 @@ from qwen3asr_train.runtime.checkpoint import AtomicCheckpointIO, SaveCheckpoint
 from qwen3asr_train.runtime.metrics import MetricsFile
 from qwen3asr_train.runtime.muon import MuonWithAdamW, is_layer_matrix
 from qwen3asr_train.runtime.progress import TrainingProgress
-from qwen3asr_train.runtime.schedule import check_schedule, lr_factor
+from qwen3asr_train.runtime.schedule import SCHEDULES, lr_factor
 from qwen3asr_train.runtime.strategies import build_strategy
 from qwen3asr_train.runtime.tracking import wandb_logger
 
@@ -38,10 +38,10 @@ class TrainingModule(lightning.LightningModule):
 
     def __init__(self, model: nn.Module, optimizer: dict, trainer: dict, seed: int):
         super().__init__()
-        if optimizer["name"] not in OPTIMIZERS:
-            raise UserError(f"stage.optimizer.name={optimizer['name']}: one of "
-                            f"{', '.join(OPTIMIZERS)}")
-        check_schedule(optimizer["schedule"])
+        for name, known in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if optimizer[name] not in known:
+                raise UserError(f"stage.optimizer.{name}={optimizer[name]}: one of "
+                                f"{', '.join(known)}")
         self.model = model.train()  # a loaded one is not in train mode
         self._optimizer, self._trainer_config, self._seed = optimizer, trainer, seed
         self.latest: dict[str, float] = {}

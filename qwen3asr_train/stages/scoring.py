@@ -65,7 +65,7 @@ def score_entries(model: Model, processor: Qwen3ASRProcessor, entries: list[Entr
         if short else ([], [])
     more, more_skipped = _score_long(model, processor, long[rank::ranks], config, rank, condition) \
         if long else ([], [])
-    return told(results + more, skipped + more_skipped, config)
+    return of_all_ranks(results + more, skipped + more_skipped, config)
 
 
 def _score_batches(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
@@ -155,7 +155,7 @@ def score_live(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry],
 
     results, skipped = _one_by_one(test_samples(model, processor, condition), entries[rank::ranks],
                                    transcribe, config, f"scoring, {condition.name}", rank)
-    return told(results, skipped, config), gather_lists(times)
+    return of_all_ranks(results, skipped, config), gather_lists(times)
 
 
 def test_samples(model: Model, processor: Qwen3ASRProcessor, condition: Condition
@@ -172,7 +172,7 @@ def told_language(record: dict) -> str | None:
     return known_language(record.get("language"))
 
 
-def told(results: Results, skipped: list[str], config: DictConfig) -> Results:
+def of_all_ranks(results: Results, skipped: list[str], config: DictConfig) -> Results:
     """Results of all ranks, each under a key of its own; what could not be scored is logged.
     UserError for more of that than the config allows, and where it is everything."""
     results, skipped = gather_lists(results), gather_lists(skipped)

@@ -52,16 +52,15 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
         max_piece_seconds=stage.decoding.max_piece_seconds,
         min_piece_seconds=stage.decoding.min_piece_seconds,
         batch_seconds=stage.batch_seconds, guard=guard)
-    failed = 0
-    unreadable: set[Path] = set()
-    for group in _groups(files, stage.batch_seconds, unreadable):
+    failed: set[Path] = set()
+    for group in _groups(readable(files, failed), stage.batch_seconds):
         for (file, waveform), result in zip(
                 group, transcriber([waveform for _, waveform in group]), strict=True):
             words = []
             try:
                 words = align(waveform, result) if align else []
             except UserError as error:  # a language that the aligner cannot cut into words
-                failed += 1
+                failed.add(file)
                 print(f"error: {file}: {error}", file=sys.stderr)
             if stage.format == "jsonl":
                 row = {"audio": str(file), "language": result.language, "text": result.text,
@@ -73,7 +72,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
                 print(f"{file}\t{result.language}\t{result.text}", flush=True)
                 for word in words:
                     print(f"\t{word.start:.3f}\t{word.end:.3f}\t{word.text}", flush=True)
-    return {"files": float(len(files)), "failed": float(failed + len(unreadable))}
+    return {"files": float(len(files)), "failed": float(len(failed))}
 
 
 def build_word_times(config: DictConfig
@@ -111,18 +110,11 @@ def stream(stage: DictConfig, files: list[Path], model: Model, processor: Qwen3A
             raise UserError("audio=- reads raw samples from a pipe, and stdin is a terminal")
         print_events(transcriber(), _until_interrupt(pcm_pieces(sys.stdin.buffer)),
                      EventPrinter("-", stage.format))
-    failed = 0
-    for file in files:
-        live = transcriber()
-        try:
-            waveform = decode(file)
-        except DataError as error:
-            failed += 1
-            print(f"error: {error}", file=sys.stderr)
-            continue
+    failed: set[Path] = set()
+    for file, waveform in readable(files, failed):
         pieces = (waveform[at:at + SAMPLE_RATE] for at in range(0, len(waveform), SAMPLE_RATE))
-        print_events(live, pieces, EventPrinter(str(file), stage.format))
-    return {"files": float(len(files)), "failed": float(failed)}
+        print_events(transcriber(), pieces, EventPrinter(str(file), stage.format))
+    return {"files": float(len(files)), "failed": float(len(failed))}
 
 
 def print_events(live: LiveTranscriber, pieces: Iterable[np.ndarray], show: "EventPrinter") -> None:
@@ -200,18 +192,21 @@ def audio_files(given) -> Iterator[Path]:
             raise UserError(f"audio={item}: no such file or folder")
 
 
-def _groups(files: list[Path], batch_seconds: float, unreadable: set[Path]
-            ) -> Iterator[list[tuple[Path, np.ndarray]]]:
-    """Files and waveforms of about ``batch_seconds`` at a time, so that results appear early and
-    memory stays bounded; those that cannot be read are told, and put into ``unreadable``."""
-    group, seconds = [], 0.0
+def readable(files: list[Path], failed: set[Path]) -> Iterator[tuple[Path, np.ndarray]]:
+    """Files and their waveforms; those that cannot be read are told, and put into ``failed``."""
     for file in files:
         try:
-            waveform = decode(file)
+            yield file, decode(file)
         except DataError as error:
-            unreadable.add(file)
+            failed.add(file)
             print(f"error: {error}", file=sys.stderr)
-            continue
+
+
+def _groups(heard: Iterable[tuple[Path, np.ndarray]], batch_seconds: float
+            ) -> Iterator[list[tuple[Path, np.ndarray]]]:
+    """About ``batch_seconds`` at a time, so that results appear early and memory stays bounded."""
+    group, seconds = [], 0.0
+    for file, waveform in heard:
         group.append((file, waveform))
         seconds += len(waveform) / SAMPLE_RATE
         if seconds >= batch_seconds:
