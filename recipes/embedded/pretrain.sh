@@ -11,6 +11,7 @@ for seed in "$@"; do
   to=$work/$seed
   once "$to/aut_first" stage=aut experiment=embedded_aut_first seed="$seed" stage.test=false
   once "$to/aut" stage=aut experiment=embedded_aut seed="$seed" init_from="$to/aut_first/model" stage.test=false
+  once "$to/aut_more" stage=aut experiment=embedded_aut_more seed="$seed" init_from="$to/aut/model" stage.test=false
   once "$to/text" stage=sft experiment=embedded_text seed="$seed" stage.test=false
   once "$to/text_lists" stage=sft experiment=embedded_text_lists seed="$seed" init_from="$to/text/model" stage.test=false
 done

@@ -13,7 +13,7 @@ for seed in "$@"; do
   to=$work/$seed
   PYTHON="$python" WORK="$work" bash "$recipe/pretrain.sh" "$seed"
   once "$to/start" stage=sft experiment=embedded_start seed="$seed" init_from="$to/text_lists/model" \
-    init_from_encoder="$to/aut/model" stage.test=false
+    init_from_encoder="$to/aut_more/model" stage.test=false
   once "$to/sft" stage=sft experiment=embedded_sft seed="$seed" init_from="$to/start/model" stage.test=false
   once "$to/last" stage=sft experiment=embedded_sft_last seed="$seed" init_from="$to/sft/model" stage.test=false
   once "$to/suite" stage=evaluate suite=embedded init_from="$to/last/model" \

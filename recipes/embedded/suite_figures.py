@@ -2,7 +2,7 @@
 
     python recipes/embedded/suite_figures.py runs/embedded_sft/0 runs/embedded_sft/1
 
-Each folder has aut_first/, aut/, text/, text_lists/, start/, sft/, last/ and suite/, as
+Each folder has aut_first/, aut/, aut_more/, text/, text_lists/, start/, sft/, last/ and suite/, as
 pretrain.sh and sft.sh leave them.
 """
 
@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 _TRAINING = ("preparing_seconds", "training_seconds")
 SECONDS = {  # what is printed -> folder -> times in its metrics.json
     "seconds of pretraining": dict.fromkeys(
-        ("aut_first", "aut", "text", "text_lists"), _TRAINING),
+        ("aut_first", "aut", "aut_more", "text", "text_lists"), _TRAINING),
     "seconds": {"start": _TRAINING, "sft": _TRAINING, "last": _TRAINING,
                 "suite": ("preparing_seconds", "testing_seconds")},
 }
