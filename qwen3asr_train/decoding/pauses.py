@@ -1,5 +1,7 @@
 """Where a recording can be cut without cutting words, by the energy of its 10 ms frames."""
 
+import math
+
 import numpy as np
 
 from qwen3asr_train.data.audio import SAMPLE_RATE
@@ -25,27 +27,35 @@ def speech_level(energy: np.ndarray) -> float:
     return float(np.percentile(energy, _SPEECH_PERCENTILE)) if len(energy) else 0.0
 
 
-def find_pauses(waveform: np.ndarray) -> np.ndarray:
+def find_pauses(waveform: np.ndarray, least_seconds: float = _PAUSE_SECONDS) -> np.ndarray:
     """Start and end (s) of each stretch that is much quieter than the speech, ``(pauses, 2)``; none
     in a recording whose noise is about as loud."""
     energy = frame_energy(waveform)
     starts, ends = runs(energy < speech_level(energy) * 10 ** (-_PAUSE_DECIBELS / 10))
     pauses = np.stack([starts, ends], 1) * FRAME / SAMPLE_RATE
-    return pauses[pauses[:, 1] - pauses[:, 0] >= _PAUSE_SECONDS]
+    return pauses[pauses[:, 1] - pauses[:, 0] >= least_seconds]
 
 
-def split_at_pauses(waveform: np.ndarray, seconds: tuple[float, float]) -> list[np.ndarray]:
-    """Cut ``(samples,)`` in the middle of every pause that is ``seconds[0]`` or more behind the cut
-    before; what is longer than ``seconds[1]`` after that, at quiet places. Joined, the pieces are
-    the waveform."""
+def split_at_pauses(waveform: np.ndarray, seconds: tuple[float, float],
+                    pause_seconds: float = _PAUSE_SECONDS, keep_seconds: float = math.inf
+                    ) -> list[np.ndarray]:
+    """Cut ``(samples,)`` in the middle of every pause of ``pause_seconds`` or more that is
+    ``seconds[0]`` or more behind the cut before; what is longer than ``seconds[1]`` after that, at
+    quiet places. Of a pause that is cut, ``keep_seconds`` stay on either side; if that is all of
+    it, the pieces joined are the waveform."""
     least, most = seconds
-    cuts = [0]
-    for start, end in find_pauses(waveform).tolist():
-        middle = round((start + end) / 2 * SAMPLE_RATE)
-        inside = start > 0 and len(waveform) - end * SAMPLE_RATE >= FRAME
-        if inside and middle - cuts[-1] >= least * SAMPLE_RATE:
-            cuts.append(middle)
-    return [piece for part in np.split(waveform, cuts[1:]) for piece in split_at_quiet(part, most)]
+    begins, ends, cut = [0], [], 0  # of the parts; where the last pause was cut
+    for pause in find_pauses(waveform, pause_seconds):
+        start, end = np.rint(pause * SAMPLE_RATE).astype(int).tolist()
+        middle = (start + end) // 2
+        inside = start > 0 and len(waveform) - end >= FRAME
+        if inside and middle - cut >= least * SAMPLE_RATE:
+            keep = round(min(keep_seconds * SAMPLE_RATE, middle - start))
+            ends.append(start + keep)
+            begins.append(end - keep)
+            cut = middle
+    parts = [waveform[begin:end] for begin, end in zip(begins, [*ends, len(waveform)], strict=True)]
+    return [piece for part in parts for piece in split_at_quiet(part, most)]
 
 
 def split_at_quiet(waveform: np.ndarray, max_seconds: float) -> list[np.ndarray]:

@@ -34,7 +34,8 @@ class Transcript:
 @dataclass
 class Transcriber:
     """Batched greedy transcription; audio beyond ``max_piece_seconds`` is cut where it is quiet,
-    and, with ``min_piece_seconds``, at every pause at least that far behind the cut before.
+    and, with ``min_piece_seconds``, at every pause of at least ``pause_seconds`` that is at least
+    that far behind the cut before. Pieces so cut keep half of ``pause_seconds`` at either end.
 
     ``language`` forces a language by prefilling ``language X<asr_text>``. ``window``: attention
     window of the encoder in seconds, None: the checkpoint's. An answer that ends in a loop is cut
@@ -48,6 +49,7 @@ class Transcriber:
     max_new_tokens: int = 256
     max_piece_seconds: float = 30.0
     min_piece_seconds: float | None = None
+    pause_seconds: float = 0.2
     batch_seconds: float = 120.0
     window: int | None = None
     guard: RepetitionGuard = field(default_factory=RepetitionGuard)
@@ -57,7 +59,7 @@ class Transcriber:
         if self.context and isinstance(self.model, AuT):
             raise UserError("stage.context: an AuT model takes no context; a recogniser of "
                             "stage=sft does")
-        check_pieces(self.min_piece_seconds, self.max_piece_seconds)
+        check_pieces(self.min_piece_seconds, self.max_piece_seconds, self.pause_seconds)
         self._prompts = prompts_for(self.model, self.processor.tokenizer)
         self._prefill = self._prompts.prefill(self.language) if self.language else []
 
@@ -79,7 +81,7 @@ class Transcriber:
         least, most = self.min_piece_seconds, self.max_piece_seconds
         if least is None or len(waveform) <= most * SAMPLE_RATE:
             return split_at_quiet(waveform, most)
-        return split_at_pauses(waveform, (least, most))
+        return split_at_pauses(waveform, (least, most), self.pause_seconds, self.pause_seconds / 2)
 
     def _batches(self, lengths: list[int]) -> list[list[int]]:
         """Indices, longest first, at most ``batch_seconds`` padded seconds together."""
@@ -119,11 +121,13 @@ def read_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> tuple[
     return language, text.replace("\N{REPLACEMENT CHARACTER}", "").strip()
 
 
-def check_pieces(least: float | None, most: float) -> None:
-    """UserError for lengths of pieces that there are not."""
+def check_pieces(least: float | None, most: float, pause: float) -> None:
+    """UserError for lengths of pieces and pauses that there are not."""
     if most <= 0 or (least is not None and not 0 <= least <= most):
         raise UserError(f"stage.decoding.min_piece_seconds={least}, max_piece_seconds={most}: the "
                         "one from 0 to the other, or null")
+    if pause <= 0:
+        raise UserError(f"stage.decoding.pause_seconds={pause}: above 0")
 
 
 def join_transcripts(parts: list[Transcript]) -> Transcript:

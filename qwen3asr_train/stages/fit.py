@@ -133,7 +133,8 @@ class RecogniserModule(TrainingModule):
         super().__init__(model, optimizer, OmegaConf.to_container(config.trainer), config.seed)
         self._tokenizer, self._ctc_weight = tokenizer, ctc_weight
         decoding = config.stage.decoding
-        check_pieces(decoding.min_piece_seconds, decoding.max_piece_seconds)  # not after training
+        check_pieces(  # not after training
+            decoding.min_piece_seconds, decoding.max_piece_seconds, decoding.pause_seconds)
         check_normaliser(config.data.english_normaliser)
         self._max_new_tokens = decoding.max_new_tokens
         self._utterances: list[tuple[Utterance, Entry]] = []

@@ -56,8 +56,9 @@ def score_entries(model: Model, processor: Qwen3ASRProcessor, entries: list[Entr
     if not entries:
         raise UserError("the test shards hold no samples")
     model = model.to(scoring_device(config)).eval()
-    limit = config.stage.decoding.max_piece_seconds
-    check_pieces(config.stage.decoding.min_piece_seconds, limit)
+    decoding = config.stage.decoding
+    limit = decoding.max_piece_seconds
+    check_pieces(decoding.min_piece_seconds, limit, decoding.pause_seconds)
     check_normaliser(config.data.english_normaliser)
     short = [entry for entry in entries if entry.duration <= limit]
     long = [entry for entry in entries if entry.duration > limit]
@@ -98,7 +99,7 @@ def _score_long(model: Model, processor: Qwen3ASRProcessor, entries: list[Entry]
             context="" if isinstance(model, AuT) else sample.context.text,
             language=told_language(sample.record) if condition.force_language else None,
             max_new_tokens=decoding.max_new_tokens, max_piece_seconds=decoding.max_piece_seconds,
-            min_piece_seconds=decoding.min_piece_seconds,
+            min_piece_seconds=decoding.min_piece_seconds, pause_seconds=decoding.pause_seconds,
             batch_seconds=config.data.evaluation_seconds,
             guard=RepetitionGuard(**config.stage.guard))
         return transcriber([sample.waveform])[0]

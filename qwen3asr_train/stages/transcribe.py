@@ -51,6 +51,7 @@ def run(config: DictConfig, run_dir: Path) -> dict[str, float]:
         context=stage.context, max_new_tokens=stage.decoding.max_new_tokens,
         max_piece_seconds=stage.decoding.max_piece_seconds,
         min_piece_seconds=stage.decoding.min_piece_seconds,
+        pause_seconds=stage.decoding.pause_seconds,
         batch_seconds=stage.batch_seconds, guard=guard)
     failed: set[Path] = set()
     for group in _groups(readable(files, failed), stage.batch_seconds):

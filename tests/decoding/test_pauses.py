@@ -63,6 +63,28 @@ def test_every_pause_is_a_cut(talk, seed):
             return  # on the edge: either is right
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(110, 300), st.sampled_from([0, 8, 14, 24, 60])), min_size=1,
+                max_size=8), st.floats(0.0, 0.5), st.integers(0, 999))
+def test_of_a_long_enough_pause_its_edges_stay(talk, keep, seed):
+    """Speech and silence by turns, in frames of 10 ms: each piece against what is put together by
+    hand."""
+    rng, pieces = np.random.default_rng(seed), [np.zeros(0, np.float32)]
+    whole, edge = [], round(keep * 16_000)
+    for number, (speech, pause) in enumerate(talk, start=1):
+        said = np.float32(rng.uniform(0.1, 0.2, speech * 160) * rng.choice([-1, 1], speech * 160))
+        silence = np.zeros((pause if number < len(talk) else 0) * 160, np.float32)
+        whole += [said, silence]
+        cut = len(silence) >= 0.2 * 16_000  # 140 ms are a pause, but no place to cut
+        kept = silence[:min(edge, len(silence) // 2)] if cut else silence
+        pieces[-1] = np.concatenate([pieces[-1], said, kept])
+        if cut:
+            pieces.append(kept)
+    found = split_at_pauses(np.concatenate(whole), (1.0, 1000.0), 0.2, keep)
+    assert [len(piece) for piece in found] == [len(piece) for piece in pieces]
+    assert all(np.array_equal(a, b) for a, b in zip(found, pieces, strict=True))
+
+
 def test_nothing_is_no_recording():
     assert [len(piece) for piece in split_at_pauses(np.zeros(100, np.float32), (1.0, 4.0))] == [100]
     silence = split_at_pauses(np.zeros(16_000 * 9, np.float32), (1.0, 4.0))

@@ -228,6 +228,8 @@ def test_transcriber_covers_long_audio_and_forced_language(model, processor, wav
     assert transcriber(waveforms[:1])[0].text == found[0].text
     with pytest.raises(UserError, match="min_piece_seconds"):
         Transcriber(model, processor, max_piece_seconds=3.0, min_piece_seconds=4.0)
+    with pytest.raises(UserError, match="pause_seconds"):
+        Transcriber(model, processor, pause_seconds=0.0)
     forced = Transcriber(model, processor, language="Chinese", max_new_tokens=4)(waveforms[:2])
     assert [transcript.language for transcript in forced] == ["Chinese", "Chinese"]
 
@@ -235,11 +237,13 @@ def test_transcriber_covers_long_audio_and_forced_language(model, processor, wav
 def test_with_a_least_length_long_audio_is_cut_at_its_pauses(model, processor, waveforms):
     pause = np.zeros(9_600, np.float32)
     talk = np.concatenate([waveforms[1], pause, waveforms[2], pause, waveforms[1]])
-    middles = np.cumsum([len(waveforms[1]) + 4_800, 9_600 + len(waveforms[2])])
+    edge = pause[:1_600]
+    pieces = [np.concatenate(parts) for parts in (
+        [waveforms[1], edge], [edge, waveforms[2], edge], [edge, waveforms[1]])]
     options = {"max_new_tokens": 4, "min_piece_seconds": 0.5}
     found = Transcriber(model, processor, max_piece_seconds=4.0, **options)([talk, waveforms[1]])
     plain = Transcriber(model, processor, max_new_tokens=4)
-    assert found[0].text == join_transcripts(plain(np.split(talk, middles))).text
+    assert found[0].text == join_transcripts(plain(pieces)).text
     assert found[1].text == plain(waveforms[1:2])[0].text
     whole = Transcriber(model, processor, max_piece_seconds=9.0, **options)([talk])[0]
     assert whole.text == plain([talk])[0].text != found[0].text
