@@ -110,17 +110,33 @@ def test_debug_leaves_out_what_a_stage_or_its_data_do_not_have(arguments, tmp_pa
 
 
 @pytest.mark.parametrize("group", ["model", "data", "strategy", "logger", "trainer", "stage",
-                                   "experiment", "debug"])
+                                   "debug"])
 def test_every_config_composes(group):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(command_line.CONFIGS), version_base="1.3"):
         for path in (command_line.CONFIGS / group).glob("*.yaml"):
-            stage = path.stem if group == "stage" else \
-                "omni" if path.stem.startswith("omni_") else "sft"
+            stage = path.stem if group == "stage" else "sft"
             config = compose("config", [f"stage={stage}", *(
                 [f"{group}={path.stem}"] if group != "stage" else [])])
             assert config.stage.name == stage
     assert __main__.new_run_dir("sft", None).startswith("runs/sft/")
+
+
+def stage_of(experiment: str) -> str:
+    """The stage an experiment is for, by its name: stage=sft unless it says so."""
+    names = {"aligner", "aut", "omni", "rl"} & set(experiment.split("_"))
+    return "sft" if "control" in experiment else names.pop() if names else "sft"
+
+
+@pytest.mark.parametrize("experiment", sorted(
+    path.stem for path in (command_line.CONFIGS / "experiment").glob("*.yaml")))
+def test_every_experiment_sets_fields_of_its_stage(experiment, monkeypatch):
+    overrides = [f"stage={stage_of(experiment)}", f"experiment={experiment}"]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(command_line.CONFIGS), version_base="1.3"):
+        chosen = compose("config", overrides, return_hydra_config=True).hydra.runtime.choices
+        monkeypatch.setattr(config_checks, "_groups", lambda: chosen)
+        config_checks.check(compose("config", overrides))
 
 
 @pytest.fixture(scope="module")
