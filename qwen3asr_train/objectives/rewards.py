@@ -18,14 +18,16 @@ from dataclasses import dataclass
 
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.contexts import holds
-from qwen3asr_train.evaluation.languages import known_language
+from qwen3asr_train.evaluation.languages import known_language, names_language
 from qwen3asr_train.evaluation.metrics import Utterance, edit_counts
 from qwen3asr_train.evaluation.text import split_output
 
 Reward = Callable[..., Sequence[float | None]]
 
 END = "<|im_end|>"
-_FORMAT = re.compile(r"language (?:None|[A-Z][A-Za-z]*(?: [A-Z][a-z]+)*)<asr_text>[^<]*")
+_NAME = r"[A-Z][A-Za-z]*(?: [A-Z][a-z]+)*"
+_TAG = re.compile(rf"language (None|{_NAME}(?:,{_NAME})*)<asr_text>")
+_SPECIAL = re.compile(r"<asr_text>|<\|[^<>|]*\|>")
 REPEATED_NGRAM = 4
 """Units of speech; of so many in a row that come again, the reference's own are not counted."""
 
@@ -42,14 +44,16 @@ def error_rate(prompts, completions, **columns) -> list[float]:
 
 def correct_format(prompts, completions, **_) -> list[float]:
     """1 for ``language X<asr_text>words<|im_end|>`` and nothing else."""
-    return [float(text.endswith(END) and
-                  _FORMAT.fullmatch(text.removesuffix(END)) is not None) for text in completions]
+    return [float(text.endswith(END) and (tag := _TAG.match(text)) is not None and
+                  not _SPECIAL.search(text.removesuffix(END), tag.end())) for text in completions]
 
 
 def correct_language(prompts, completions, **columns) -> list[float]:
-    """1 where the language tag is that of the reference."""
-    return [float(u.predicted_language == known_language(u.language))
-            for u in _utterances(completions, columns)]
+    """1 where the language tag is there and is that of the reference: of several languages any, as
+    in scoring."""
+    return [float(_TAG.match(text) is not None and
+                  names_language(u.predicted_language, known_language(u.language)))
+            for text, u in zip(completions, _utterances(completions, columns), strict=True)]
 
 
 def repetition(prompts, completions, **columns) -> list[float]:
@@ -71,8 +75,9 @@ def overrun(prompts, completions, **columns) -> list[float]:
 
 def silence(prompts, completions, **columns) -> list[float]:
     """On non-speech: 1 for ``language None`` without text; 0 for speech, whatever is written."""
-    return [float(not u.reference and u.predicted_language is None and not u.hypothesis)
-            for u in _utterances(completions, columns)]
+    return [float(not u.reference and not u.hypothesis and
+                  (tag := _TAG.match(text)) is not None and tag[1] == "None")
+            for text, u in zip(completions, _utterances(completions, columns), strict=True)]
 
 
 def listed_entities(prompts, completions, **columns) -> list[float]:

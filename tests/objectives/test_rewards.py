@@ -42,7 +42,22 @@ def test_format():
                    answer("x", "the words")) == [1, 1, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("text", ["if a < b then", "a<b", "a <| b", ""])
+@pytest.mark.parametrize("language", ["English", "Chinese,English", "Hong Kong Cantonese"])
+def test_what_may_be_written_is_in_format(text, language):
+    assert rewards("format", answer(text, language), answer(f"{text}<asr_text>", language),
+                   answer(f"<|audio_pad|>{text}", language),
+                   answer(text, f"{language},")) == [1, 0, 0, 0]
+
+
+def test_language_of_code_switching_is_any_of_its_own():
+    assert rewards("language", answer("a", "Chinese,English"), answer("a", "English"),
+                   answer("a", "French,English"), "a<|im_end|>", language="English,Chinese"
+                   ) == [1, 1, 0, 0]
+
+
 def test_language():
+    assert rewards("language", "<|im_end|>", text="", language=None) == [0]
     assert rewards("language", answer("a"), answer("a", "German"), "a") == [1, 0, 0]
     assert rewards("language", answer("", "None"), answer("a"), text="", language=None) == [1, 0]
 
@@ -60,6 +75,8 @@ def test_silence():
     assert rewards("silence", answer("", "None"), answer("a"), answer(""), text="",
                    language=None) == [1, 0, 0]
     assert rewards("silence", answer("", "None"), answer(SAID)) == [0, 0]
+    assert rewards("silence", "<|im_end|>", answer("", "English"), text="", language=None
+                   ) == [0, 0]
 
 
 def test_entities_and_recital():
