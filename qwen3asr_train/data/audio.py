@@ -96,6 +96,14 @@ def encode(waveform: np.ndarray, extension: str, rate: int = SAMPLE_RATE) -> byt
     return buffer.getvalue()
 
 
+def encode_float(waveform: np.ndarray, rate: int = SAMPLE_RATE) -> bytes:
+    """float32 ``(samples,)`` -> a wav file of the same numbers, also where they are beyond 1."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.asarray(waveform, np.float32), rate, format="WAV",
+                    subtype="FLOAT")
+    return buffer.getvalue()
+
+
 def duration(source: bytes | str | Path, *, name: str | None = None) -> float:
     """Seconds of an audio file by its header. Raises DataError as :func:`decode` does."""
     name = name or (str(source) if not isinstance(source, bytes) else "audio bytes")

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwen3asr_train.data.audio import encode
+from qwen3asr_train.data.audio import encode_float
 from qwen3asr_train.errors import UserError
 
 Answer = tuple[list[int], list[float]]
@@ -54,7 +54,7 @@ class PolicyServer:
         does not answer, or answers something else."""
         def ask(utterance: tuple[np.ndarray, str], seed: int) -> list[Answer]:
             waveform, context = utterance
-            audio = base64.b64encode(encode(np.clip(waveform, -1, 1), "wav")).decode()
+            audio = base64.b64encode(encode_float(waveform)).decode()
             messages = [{"role": "system", "content": context}] if context else []
             reply = self._post("/v1/chat/completions", {
                 "model": self.folder, "n": group, "temperature": temperature, "top_p": 1.0,
@@ -62,6 +62,8 @@ class PolicyServer:
                 "return_token_ids": True, "skip_special_tokens": False,
                 "messages": [*messages, {"role": "user", "content": [
                     {"type": "input_audio", "input_audio": {"data": audio, "format": "wav"}}]}]})
+            if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
+                raise UserError(f"{self.url}: no choices in the answer {str(reply)[:200]}")
             return [self._answer(choice) for choice in reply["choices"]]
 
         with ThreadPoolExecutor(self.parallel) as pool:
