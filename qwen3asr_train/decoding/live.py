@@ -71,7 +71,8 @@ class LiveTranscriber:
 
     ``window_seconds``: attention window of the encoder, by default the checkpoint's (8 s).
     ``pause_decibels``: a pause is that much quieter than the segment's loudest 100 ms.
-    ``max_new_tokens_per_chunk``: of an answer that is longer, the next chunk writes the rest.
+    ``max_new_tokens_per_chunk``: of an answer that is longer, the next chunk writes the rest, and
+    the last of a segment all there is.
     ``language`` forces a language by prefilling ``language X<asr_text>``. UserError for values that
     make no sense and for a model that is no :class:`Recogniser`.
     """
@@ -146,7 +147,7 @@ class LiveTranscriber:
             raise ValueError("the stream is finished")
         self._finished = True
         segment = self._segment
-        if len(self._pending):
+        if len(self._pending) or segment.decoder.unfinished:
             return [self._close(self._pending)]
         return [self._event("final", segment)] if segment.samples else []
 

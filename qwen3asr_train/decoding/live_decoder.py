@@ -44,6 +44,7 @@ class SegmentDecoder:
         self._finals = 0  # tokens of all whole windows
         self._permanent = 0  # tokens of head and whole windows, what the cache may keep
         self._samples = 0
+        self.unfinished = False  # whether the last answer goes on
 
     def hear(self, samples: np.ndarray) -> None:
         """float32 ``(samples,)`` at 16 kHz; windows that they complete are encoded, for good."""
@@ -55,9 +56,10 @@ class SegmentDecoder:
         """Ids of the answer to all audio so far, without its end.
 
         ``draft``: an earlier answer; its first ``fixed`` ids begin this one whatever the audio.
-        ``last``: no more audio will come. The answer stops after ``max_new_tokens`` that are not
-        the draft's. One that loops is cut back to the loop's first round, one that is longer than
-        the audio allows to what the draft said as well; never below ``fixed``.
+        ``last``: no more audio will come. Until then the answer stops after ``max_new_tokens`` that
+        are not the draft's, and is ``unfinished``. One that loops is cut back to the loop's first
+        round, one that is longer than the audio allows to what the draft said as well; never below
+        ``fixed``.
         """
         logits = self._run(draft, fixed, last)
         choices = logits.argmax(-1).tolist()
@@ -67,7 +69,11 @@ class SegmentDecoder:
         self._forget(len(draft) - agreed)
         tokens, token = draft[:agreed], choices[agreed - fixed]
         longest = self._guard.limit(self._samples / 16_000)
-        while token not in self._ends and len(tokens) < agreed + self._max_new_tokens:
+        self.unfinished = False
+        while token not in self._ends:
+            if len(tokens) >= agreed + self._max_new_tokens and not last:
+                self.unfinished = True
+                break
             tokens.append(token)
             if len(tokens) > longest:
                 tokens = tokens[:agreed]

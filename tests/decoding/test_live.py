@@ -28,7 +28,7 @@ SIZES = {
                         tie_word_embeddings=False, initializer_range=0.4),
 }
 SPARSE = dict(max_new_tokens_per_chunk=9,  # a random model repeats itself and seldom ends
-              guard=RepetitionGuard(max_repeats=1000, max_tokens_per_second=1000))
+              guard=RepetitionGuard(max_repeats=1000, max_tokens_per_second=6))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,9 @@ class Naive:
                  self.model.model.language_model.embed_tokens(torch.tensor([tokens]).long())], 1)
             hidden = self.model.model.language_model(inputs_embeds=embeddings, use_cache=False)
             token = int(self.model.lm_head(hidden.last_hidden_state[0, -1]).argmax())
-            if token in ends_of(self.model) or new == self.max_new_tokens:
+            self.unfinished = token not in ends_of(self.model) and \
+                new == self.max_new_tokens and not last
+            if self.unfinished or token in ends_of(self.model):
                 return tokens
             if agreed == len(tokens) and before[agreed:agreed + 1] == [token]:
                 agreed += 1  # as before, which does not count as new
@@ -262,6 +264,15 @@ def test_a_budget_per_chunk_spreads_an_answer_over_chunks(model, processor):
     live = LiveTranscriber(talking, processor, max_new_tokens_per_chunk=3, pause_seconds=50)
     texts = [event.text for event in stream(live, speech_like(10), [])]
     assert texts[0] != texts[1] and texts[-1] == "turn on the light"
+
+
+@pytest.mark.parametrize("seconds", [2.0, 1.3, 4.0])  # whole chunks, and the beginning of one
+def test_the_last_answer_of_a_segment_is_whole_whatever_the_budget(model, processor, seconds):
+    talking = saying(model, processor, "language English<asr_text>turn on the light")
+    live = LiveTranscriber(talking, processor, max_new_tokens_per_chunk=2, pause_seconds=50)
+    events = stream(live, speech_like(seconds), [])
+    assert events[-1].kind == "final" and events[-1].text == "turn on the light"
+    assert events[-1].end == seconds
 
 
 def test_half_a_character_is_not_shown(model, processor):
