@@ -87,7 +87,8 @@ class Transcriber:
         """Indices, longest first, at most ``batch_seconds`` padded seconds together."""
         batches: list[list[int]] = []
         for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            longest = lengths[batches[-1][0]] / SAMPLE_RATE if batches else 0.0
+            longest = max(lengths[batches[-1][0]], features.MIN_SAMPLES) / SAMPLE_RATE \
+                if batches else 0.0
             if not batches or (len(batches[-1]) + 1) * longest > self.batch_seconds:
                 batches.append([])
             batches[-1].append(index)

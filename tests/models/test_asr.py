@@ -7,6 +7,8 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoProcessor,
@@ -232,6 +234,17 @@ def test_transcriber_covers_long_audio_and_forced_language(model, processor, wav
         Transcriber(model, processor, pause_seconds=0.0)
     forced = Transcriber(model, processor, language="Chinese", max_new_tokens=4)(waveforms[:2])
     assert [transcript.language for transcript in forced] == ["Chinese", "Chinese"]
+
+
+@given(st.lists(st.integers(1, 320_000), min_size=1, max_size=60), st.sampled_from([1.0, 30.0]))
+def test_a_batch_of_short_clips_counts_what_they_are_padded_to(lengths, seconds):
+    transcriber = Transcriber.__new__(Transcriber)
+    transcriber.batch_seconds = seconds
+    batches = transcriber._batches(lengths)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(features.MIN_SAMPLES, *(lengths[i] for i in batch)) / 16_000
+        assert len(batch) == 1 or len(batch) * longest <= seconds
 
 
 def test_with_a_least_length_long_audio_is_cut_at_its_pauses(model, processor, waveforms):
