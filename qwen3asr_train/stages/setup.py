@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import Qwen3ASRProcessor
@@ -205,15 +206,18 @@ def build_contexts(config: DictConfig, shards: list[str]) -> ContextBuilder | No
     return ContextBuilder(options, table, [record["text"] for record in records if record["text"]])
 
 
-def add_lora(model: asr.Recogniser, options: DictConfig) -> nn.Module | None:
-    """Put LoRA adapters into ``model`` in place; returns peft's wrapper, None when off."""
+def add_lora(model: asr.Recogniser, options: DictConfig, seed: int) -> nn.Module | None:
+    """Put LoRA adapters into ``model`` in place, drawn with ``seed``; returns peft's wrapper, None
+    when off."""
     if not options.rank:
         return None
     from peft import LoraConfig, get_peft_model
 
-    wrapper = get_peft_model(model, LoraConfig(
-        r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout,
-        target_modules=options.target_modules))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        wrapper = get_peft_model(model, LoraConfig(
+            r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout,
+            target_modules=options.target_modules))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     log.info("LoRA: %.2f M trainable parameters", trainable / 1e6)
     return wrapper

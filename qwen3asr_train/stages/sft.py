@@ -50,7 +50,7 @@ def train_recogniser(
     started = time.perf_counter()
     splits = resolve_data(config.data)
     model, processor = build_recogniser(config, splits.all_train)
-    adapters = add_lora(model, config.model.lora)
+    adapters = add_lora(model, config.model.lora, config.seed)
     module = module_of(model, processor)
     data = data_of(splits, PromptBuilder(processor.tokenizer), config,
                    build_contexts(config, splits.all_train))

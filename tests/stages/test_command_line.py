@@ -20,6 +20,8 @@ from qwen3asr_train import __main__, command_line, config_checks
 from qwen3asr_train.data.audio import decode
 from qwen3asr_train.data.shards import ShardReader, find_shards, read_entries
 from qwen3asr_train.errors import UserError
+from qwen3asr_train.models import asr
+from qwen3asr_train.stages.setup import add_lora
 
 
 def last_error(done) -> str:
@@ -252,6 +254,21 @@ def test_what_is_no_tar_is_refused(tmp_path):
 def test_free_text_is_taken_as_it_is(value, grammar):
     assert command_line.check_arguments(["stage=sft", f"context={value}"]) == [
         "stage=sft", f"stage.context={grammar}"]
+
+
+def test_lora_adapters_follow_the_seed(finished_run):
+    options = OmegaConf.load(command_line.CONFIGS / "model" / "tiny.yaml").lora
+    options.rank = 4
+
+    def adapters(seed: int) -> list[torch.Tensor]:
+        model, _ = asr.load(str(finished_run / "model"))
+        add_lora(model, options, seed)
+        return [weight for name, weight in model.named_parameters() if "lora_A" in name]
+
+    torch.manual_seed(5)
+    first, again, other = adapters(0), adapters(0), adapters(1)
+    assert first and all(map(torch.equal, first, again))
+    assert not any(map(torch.equal, first, other))
 
 
 def test_lora_freezing_and_wandb_offline(command_line, finished_run, corpus, tmp_path):
