@@ -56,11 +56,11 @@ def pack(prompts: Sequence[list[int]], answers: Sequence[list[list[int]]], pad_i
         rows.append((ids, positions, segments))
     longest = max(len(ids) for ids, _, _ in rows)
 
-    def padded(column: int, value: int) -> Tensor:
+    def filled(column: int, value: int) -> Tensor:
         return torch.tensor([row[column] + [value] * (longest - len(row[column])) for row in rows])
 
-    return {"input_ids": padded(0, pad_id), "position_ids": padded(1, 0),
-            "segments": padded(2, PADDING), "targets": torch.tensor(targets, dtype=torch.long),
+    return {"input_ids": filled(0, pad_id), "position_ids": filled(1, 0),
+            "segments": filled(2, PADDING), "targets": torch.tensor(targets, dtype=torch.long),
             "places": torch.tensor([row * longest + place for row, place in places],
                                    dtype=torch.long)}
 
@@ -90,6 +90,12 @@ def answer_log_probs(model: Recogniser, batch: dict[str, Tensor], temperature: f
     ).last_hidden_state
     chosen = hidden.flatten(0, 1).index_select(0, batch["places"])
     return model.lm_head(chosen, batch["targets"], temperature)
+
+
+def padded(values: Tensor, mask: Tensor) -> Tensor:
+    """Answers' tokens one after the other ``(tokens,)`` -> ``mask``'s shape, 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(
+        mask, values)
 
 
 @torch.no_grad()

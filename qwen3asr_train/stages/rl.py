@@ -18,12 +18,13 @@ from qwen3asr_train.data.dataset import SpeechDataset, StepLoader, loader
 from qwen3asr_train.data.rollouts import RolloutLoader, rollout_cells
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models import asr
-from qwen3asr_train.models.policy import answer_log_probs
+from qwen3asr_train.models.policy import padded
 from qwen3asr_train.objectives.gspo import policy_loss
 from qwen3asr_train.objectives.rewards import RewardSum
 from qwen3asr_train.runtime.metrics import read_history, rewind
 from qwen3asr_train.stages.fit import RecogniserModule, SpeechData
-from qwen3asr_train.stages.rollout import Group, Roller
+from qwen3asr_train.stages.rollout import Roller
+from qwen3asr_train.stages.rollout_groups import Rolled, Underway
 from qwen3asr_train.stages.scoring import gather_lists
 from qwen3asr_train.stages.sft import train_recogniser
 
@@ -32,6 +33,8 @@ ANSWERS = "rollouts.jsonl"
 
 FIGURES = ("ratio", "ratio_deviation", "clip_share", "kl", "log_prob_gap", "entropy")
 """Of a step, beside its loss: means over the answers."""
+
+OLD_LOG_PROBS = ("auto", "sampled", "recomputed")
 
 SHOWN_GROUPS = 4
 """Utterances of each rollout whose answers are kept there."""
@@ -59,9 +62,20 @@ def refuse_mistakes(config: DictConfig) -> None:
                         "of its own: model.attn_implementation=sdpa")
     if stage.bad_rewards not in ("stop", "drop"):
         raise UserError(f"stage.bad_rewards: stop or drop, not {stage.bad_rewards}")
-    if stage.sampling.group < 2:
-        raise UserError("stage.sampling.group: answers to an utterance are compared with each "
-                        "other, so at least 2")
+    for name, least in (("sampling.group", 2), ("sampling.max_new_tokens", 1),
+                        ("updates_per_rollout", 1), ("spares", 0)):
+        if (value := OmegaConf.select(stage, name)) is None or value < least:
+            raise UserError(f"stage.{name}={value}: at least {least}" + (
+                ", since answers to an utterance are compared with each other"
+                if name == "sampling.group" else ""))
+    if stage.sampling.temperature is None or stage.sampling.temperature <= 0:
+        raise UserError(f"stage.sampling.temperature={stage.sampling.temperature}: above 0, or all "
+                        "answers are alike")
+    if stage.old_log_probs not in OLD_LOG_PROBS:
+        raise UserError(f"stage.old_log_probs={stage.old_log_probs}: {' or '.join(OLD_LOG_PROBS)}")
+    if config.model.lora.rank and config.model.lora.dropout:
+        raise UserError("stage=rl weighs each answer under the policy that gave it, which dropout "
+                        "makes another: model.lora.dropout=0")
     if not stage.server.url:
         return
     if config.model.lora.rank:
@@ -108,7 +122,9 @@ class PolicyModule(RecogniserModule):
         self._reference = [asr.load(str(config.stage.init_from),
                                     config.model.attn_implementation)[0].eval()] \
             if self.roller.objective.kl else []
-        self._groups: list[tuple[int, Group]] = []
+        self._accumulate = config.trainer.accumulate
+        self._steps: list[int] = []  # of the rollout, and its groups on this rank
+        self._rolled: list[Rolled] = []
 
     def on_train_start(self) -> None:
         """Begin the kept answers, like the history, at this step."""
@@ -123,17 +139,28 @@ class PolicyModule(RecogniserModule):
         if rollout is None:
             return
         self.roller.synced = getattr(self.trainer.strategy, "zero_stage_3", False)
+        self.roller.recomputed = self._recomputes()
         number = self.global_step // self._options.updates_per_rollout
         with self.trainer.precision_plugin.forward_context():
             figures = self.roller.roll_out(rollout, number)
         first = rollout.parts[0][0]["meta"]
         first.pop("rollout", None)
         batch["meta"] |= first  # DeepSpeed's strategy hands out a copy
-        self._groups = [(part["meta"]["step"], group) for part, _ in rollout.parts
+        self._steps = [part["meta"]["step"] for part, _ in rollout.parts]
+        self._rolled = [Rolled(part["meta"]["step"], place % self._accumulate, group)
+                        for place, (part, _) in enumerate(rollout.parts)
                         for group in part["meta"]["answered"].groups]
-        self.roller.saved = {}
-        self._keep_answers()
-        self.log_row(figures, self.global_step + 1)  # of the first step that trains on it
+        self._tell_problems()
+        if figures:  # not again, where an earlier process answered
+            self._keep_answers()
+            self.log_row(figures, self.global_step + 1)  # of the first step that trains on it
+
+    def _recomputes(self) -> bool:
+        """Whether the training pass tells the answers' log-probabilities."""
+        exact = self.trainer.precision == "32-true" and self.device.type == "cpu"
+        chosen = self._options.old_log_probs
+        return chosen == "recomputed" or (chosen == "auto" and not (
+            exact and self.roller.server is None))
 
     def summed_losses(self, batch: dict) -> dict:
         """The policy loss of a micro-batch's answers, the cross-entropy of its references where
@@ -142,11 +169,10 @@ class PolicyModule(RecogniserModule):
         inputs = answered.inputs
         mask, weights = inputs["mask"], inputs["reference_weights"]
         sampled = weights == 0
-        temperature = torch.where(sampled, self.roller.sampling.temperature, 1.0)
-        found, entropy = answer_log_probs(self.model, inputs, temperature, inputs.get("audio"))
+        found, entropy = self.roller.log_probs(self.model, inputs)
         supervised = -(found * weights).sum()
         found, entropy = found[sampled], entropy[sampled]
-        loss = policy_loss(objective, _padded(found, mask), inputs["old_log_probs"],
+        loss = policy_loss(objective, padded(found, mask), inputs["old_log_probs"],
                            inputs["advantages"], mask, self._reference_log_probs(inputs),
                            self.roller.sampling.max_new_tokens)
         answers = sum(len(group.answers) for group in answered.groups)
@@ -156,9 +182,9 @@ class PolicyModule(RecogniserModule):
                 FIGURES, (0.0, nothing))
         scale = batch["meta"]["target_tokens"] / answers  # the log divides by target tokens
         lengths = mask.sum(1)
-        gap = ((_padded(found.detach(), mask) - inputs["old_log_probs"]).abs() * mask).sum(1)
+        gap = ((padded(found.detach(), mask) - inputs["sampled_log_probs"]).abs() * mask).sum(1)
         figures = (loss.ratio, (loss.ratio - 1).abs(), loss.clipped, loss.kl, gap / lengths,
-                   _padded(entropy, mask).sum(1) / lengths)
+                   padded(entropy, mask).sum(1) / lengths)
         return self._weighed(loss.total, supervised) | {
             name: (0.0, scale * values.sum())
             for name, values in zip(FIGURES, figures, strict=True)}
@@ -175,19 +201,21 @@ class PolicyModule(RecogniserModule):
             return None
         reference = self._reference[0].to(self.device)
         with torch.no_grad():
-            found, _ = answer_log_probs(reference, inputs, self.roller.sampling.temperature,
-                                        inputs.get("audio"))
-        return _padded(found[inputs["reference_weights"] == 0], inputs["mask"])
+            found, _ = self.roller.log_probs(reference, inputs)
+        return padded(found[inputs["reference_weights"] == 0], inputs["mask"])
 
-    def _keep_answers(self) -> None:
-        """Add some of a rollout's answers to ``rollouts.jsonl``; tell of bad rewards."""
-        for problem in self.roller.problems[:1]:
+    def _tell_problems(self) -> None:
+        """Tell of bad rewards, on whichever rank."""
+        for problem in gather_lists(self.roller.problems)[:1]:
             self.print(f"step {self.global_step}: the reward {problem}; left out")
         self.roller.problems = []
+
+    def _keep_answers(self) -> None:
+        """Add some of a rollout's answers to ``rollouts.jsonl``."""
         if not self.trainer.is_global_zero:
             return
         with open(self._answers, "a", encoding="utf-8") as file:
-            for _, group in self._groups[:SHOWN_GROUPS]:
+            for _, _, group in self._rolled[:SHOWN_GROUPS]:
                 file.write(json.dumps({
                     "step": self.global_step + 1, "key": group.entry.key,
                     "language": group.record.get("language"), "reference": group.record["text"],
@@ -197,18 +225,10 @@ class PolicyModule(RecogniserModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """With the optimiser's state, the answers that later steps of the rollout train on."""
         super().on_save_checkpoint(checkpoint)
-        mine = [(step, group.name, group.answers) for step, group in self._groups
-                if step >= self.global_step]
-        checkpoint["rollout"] = gather_lists(mine)
+        checkpoint["rollout_underway"] = Underway.state(
+            [step for step in self._steps if step >= self.global_step], self._rolled)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Answers of a rollout that is under way."""
         super().on_load_checkpoint(checkpoint)
-        self.roller.saved = {(step, name): answers
-                             for step, name, answers in checkpoint.get("rollout", [])}
-
-
-def _padded(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Answers' tokens one after the other ``(tokens,)`` -> ``mask``'s shape, 0 elsewhere."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(
-        mask, values)
+        self.roller.underway = Underway(checkpoint.get("rollout_underway"))

@@ -1,10 +1,9 @@
 """Rollouts: answers of the current policy, their rewards and advantages, as batches to train on."""
 
-import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,17 @@ from transformers import Qwen3ASRProcessor
 
 from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.collate import Example, collate
-from qwen3asr_train.data.context import DrawnContext
 from qwen3asr_train.data.dataset import sum_over_ranks
 from qwen3asr_train.data.plan import sample_rng, sample_seed
 from qwen3asr_train.data.rollouts import Rollout
-from qwen3asr_train.data.shards import Entry, is_text
+from qwen3asr_train.data.shards import is_text
 from qwen3asr_train.decoding.generate import has_bfloat16
 from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.policy_server import PolicyServer
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.text import split_output
 from qwen3asr_train.models import asr, original
-from qwen3asr_train.models.policy import Sampling, pack, sample_answers
+from qwen3asr_train.models.policy import Sampling, answer_log_probs, pack, padded, sample_answers
 from qwen3asr_train.objectives.gspo import (
     Objective,
     group_advantages,
@@ -35,58 +33,14 @@ from qwen3asr_train.objectives.gspo import (
 )
 from qwen3asr_train.objectives.rewards import RewardSum
 from qwen3asr_train.runtime.strategies import gather_weights, rank_and_size
+from qwen3asr_train.stages.rollout_groups import Answered, Group, Underway
 from qwen3asr_train.stages.scoring import gather_lists
-
-FLAT = 1e-6
-"""Rewards of a group that differ less than this have no variance."""
-
-
-@dataclass
-class Group:
-    """The answers to one utterance. ``answers``: ids, the end included, and log-probabilities.
-    ``planned``: the step of the batch plan that it comes from."""
-
-    planned: int
-    entry: Entry
-    record: dict
-    context: DrawnContext
-    example: Example
-    waveform: np.ndarray
-    answers: list[tuple[list[int], list[float]]]
-    texts: list[str] = field(default_factory=list)
-    parts: dict[str, list[float]] = field(default_factory=dict)
-    rewards: list[float] = field(default_factory=list)
-    advantages: list[float] = field(default_factory=list)
-    audio: Tensor | None = None
-
-    @property
-    def name(self) -> str:
-        """The utterance, also among copies of its own and other epochs."""
-        return f"{self.planned}/{self.entry.key}#{self.entry.copy}"
-
-    @property
-    def whole(self) -> bool:
-        """Whether every answer has a reward."""
-        return all(map(math.isfinite, self.rewards))
-
-    @property
-    def flat(self) -> bool:
-        """Whether all answers are equally good."""
-        return max(self.rewards) - min(self.rewards) < FLAT
-
-
-class Answered:
-    """What a micro-batch trains on: its ``groups``, as tensors for the loss in ``inputs``.
-
-    Not a mapping, for the same reason as :class:`~qwen3asr_train.data.rollouts.Rollout`.
-    """
-
-    def __init__(self, groups: list[Group], inputs: dict[str, Tensor]):
-        self.groups, self.inputs = groups, inputs
 
 
 class Roller:
-    """Makes the rollouts of one rank; ``saved``: answers of an earlier process to go on with."""
+    """Makes the rollouts of one rank. ``underway``: answers of an earlier process to go on with.
+    ``recomputed``: whether the training pass tells the answers' log-probabilities, the sampler's
+    being too far off."""
 
     def __init__(self, model: asr.Recogniser, processor: Qwen3ASRProcessor, config: DictConfig,
                  rewards: RewardSum, synced: bool = False):
@@ -103,12 +57,13 @@ class Roller:
         self.frozen_audio = not any(
             p.requires_grad for part in (model.model.audio_tower, model.model.multi_modal_projector)
             for p in part.parameters())
-        self.saved: dict[tuple[int, str], list] = {}
+        self.underway, self.recomputed = Underway(), False
         self.problems: list[str] = []
 
     def roll_out(self, rollout: Rollout, number: int) -> dict[str, float]:
         """Put an :class:`Answered` into each batch's ``meta["answered"]``, and what its loss is
-        divided by; returns figures for the log. ``number``: which rollout, for the randomness."""
+        divided by; returns figures for the log, none where nothing was answered anew. ``number``:
+        which rollout, for the randomness."""
         started, tally = time.perf_counter(), Counter()
         self.model.eval()
         if self.server:
@@ -124,10 +79,16 @@ class Roller:
             else:
                 groups, found, left = self._varied(batch, spares, left, number, tally)
             met += [group for group in found if group.whole]
-            batch["meta"]["answered"] = Answered(groups, self._training_batch(batch, groups))
+            inputs = self._training_batch(batch, groups)
+            if self.recomputed and i not in restored:
+                self._recompute(groups, inputs)
+            batch["meta"]["answered"] = Answered(groups, inputs)
         self.model.train()
+        self.underway = Underway()
         batches = [batch for batch, _ in rollout.parts]
         self._share_counts(batches)
+        if len(restored) == len(rollout.parts):
+            return {}
         return self._figures(met, tally, time.perf_counter() - started)
 
     def _varied(self, batch: dict, spares: list[dict], left: list[Group], number: int,
@@ -166,7 +127,7 @@ class Roller:
         # with weights split over ranks, all run the model equally often
         most = max(gather_lists(limits) if self.synced else limits)
         sampling = replace(self.sampling, max_new_tokens=most)
-        names = [f"{group.name}/answers" for group in groups]
+        names = [group.drawn_as for group in groups]
         audio = None
         if not self.server or self.frozen_audio:
             inputs = {name: value.to(self.model.device) for name, value in batch["inputs"].items()}
@@ -219,27 +180,13 @@ class Roller:
                 group.audio = tokens
 
     def _restored(self, rollout: Rollout) -> dict[int, list[Group]]:
-        """Place of a batch -> its groups, where a step's answers were all saved before the run was
-        resumed. Which utterances a rank has depends on the number of ranks; if any is missing
-        somewhere, all ranks answer the step anew."""
-        saved: dict[int, dict[str, list]] = {}
-        for (step, name), answers in self.saved.items():
-            saved.setdefault(step, {})[name] = answers
-        steps = [batch["meta"]["step"] for batch, _ in rollout.parts]
-        spare = [group for _, spares in rollout.parts for batch in spares
-                 for group in self._groups(batch)]
-        found = {}
-        for i, (batch, _) in enumerate(rollout.parts):
-            if steps[i] in saved:  # in the order in which they were trained on
-                here = {group.name: group for group in (*self._groups(batch), *spare)}
-                found[i] = [here[name] for name in saved[steps[i]] if name in here]
-        whole = {step for step, names in sorted(saved.items()) if sum_over_ranks(sum(
-            len(groups) for i, groups in found.items() if steps[i] == step))[0] == len(names)}
-        found = {i: groups for i, groups in found.items() if steps[i] in whole}
+        """Place of a batch -> its groups, where a step was answered before the run was resumed."""
+        found = self.underway.restore(
+            [batch["meta"]["step"] for batch, _ in rollout.parts],
+            [self._groups(batch) for batch, _ in rollout.parts],
+            [group for _, spares in rollout.parts for batch in spares
+             for group in self._groups(batch)])
         for i, groups in found.items():
-            for group in groups:
-                group.answers = [(list(tokens), list(logs)) for tokens, logs in
-                                 saved[steps[i]][group.name]]
             if self.frozen_audio:
                 examples = [g.example for g in groups] or \
                     rollout.parts[i][0]["meta"]["examples"][:1]
@@ -295,8 +242,9 @@ class Roller:
         answers = [group.answers for group in groups] or [[([end], [0.0])]]
         inputs = collate([Example(e.features, e.prompt, []) for e in examples],
                          self.tokenizer.pad_token_id)
-        if groups and self.frozen_audio:
-            inputs = {"audio": torch.cat([group.audio for group in groups])}
+        if self.frozen_audio:  # of a blank too: all ranks run the same parts of the model
+            inputs = {"audio": torch.cat([group.audio for group in groups]) if groups
+                      else self._blank_audio(examples)}
         packed = [[tokens for tokens, _ in rows] for rows in answers]
         weights = [[0.0] * sum(map(len, rows)) for rows in packed]
         if self.objective.cross_entropy:
@@ -308,12 +256,39 @@ class Roller:
         inputs |= pack([e.prompt for e in examples], packed, self.tokenizer.pad_token_id)
         lengths = torch.tensor([len(tokens) for rows in answers for tokens, _ in rows])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        old = torch.zeros(mask.shape)
-        old[mask] = torch.tensor([log for rows in answers for _, logs in rows for log in logs])
-        inputs |= {"mask": mask, "old_log_probs": old, "advantages": torch.tensor(
+        sampled = [logs for rows in answers for _, logs in rows]
+        old = [logs for group in groups for logs in group.old] or sampled
+
+        def column(values: list[float]) -> Tensor:  # whatever type the weights have
+            return torch.tensor(values, dtype=torch.float32)
+
+        inputs |= {"mask": mask, "advantages": column(
             [value for group in groups for value in group.advantages] or [0.0]),
-            "reference_weights": torch.tensor([w for of_row in weights for w in of_row])}
+            "sampled_log_probs": padded(column([log for logs in sampled for log in logs]), mask),
+            "old_log_probs": padded(column([log for logs in old for log in logs]), mask),
+            "reference_weights": column([w for of_row in weights for w in of_row])}
         return {name: value.to(self.model.device) for name, value in inputs.items()}
+
+    def _blank_audio(self, examples: Sequence[Example]) -> Tensor:
+        """In place of the frozen encoder's tokens, for an answer that counts for nothing."""
+        tokens = sum(e.prompt.count(self.model.config.audio_token_id) for e in examples)
+        return torch.zeros(tokens, self.model.config.text_config.hidden_size)
+
+    @torch.no_grad()
+    def _recompute(self, groups: list[Group], inputs: dict[str, Tensor]) -> None:
+        """Have the training pass tell what it gives the answers, before the policy moves: the
+        ratio of the first step is 1 then, however the sampler rounds."""
+        mask, found = inputs["mask"], self.log_probs(self.model, inputs)[0]
+        inputs["old_log_probs"] = padded(found[inputs["reference_weights"] == 0], mask)
+        rows = iter(inputs["old_log_probs"].tolist())
+        for group in groups:
+            group.old = [next(rows)[:len(tokens)] for tokens, _ in group.answers]
+
+    def log_probs(self, model: asr.Recogniser, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies ``(tokens,)`` of a training batch, those of references
+        at a temperature of 1."""
+        temperature = torch.where(inputs["reference_weights"] == 0, self.sampling.temperature, 1.0)
+        return answer_log_probs(model, inputs, temperature, inputs.get("audio"))
 
     def _share_counts(self, batches: Sequence[dict]) -> None:
         """What the losses are divided by: over the micro-batches of a step on all ranks."""

@@ -94,7 +94,7 @@ def test_references_behind_the_answers_have_the_cross_entropy_of_sft(model, proc
             self.objective = Objective(average=average, cross_entropy=weight)
             self.sampling = Sampling(max_new_tokens=40)
 
-    groups = [SimpleNamespace(example=e, advantages=[0.5] * len(row),
+    groups = [SimpleNamespace(example=e, advantages=[0.5] * len(row), old=[],
                               answers=[(tokens, [-1.0] * len(tokens)) for tokens in row])
               for e, row in zip(examples, answers, strict=True)]
     alone, mixed = (OfThese(weight)._training_batch({}, groups) for weight in (0.0, 0.3))

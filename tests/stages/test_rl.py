@@ -10,6 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from qwen3asr_train.errors import UserError
+from qwen3asr_train.objectives.gspo import Objective
+from qwen3asr_train.objectives.rewards import REWARDS
+from qwen3asr_train.stages.rl import refuse_mistakes
+
 SUPERVISED = "stage.objective.cross_entropy=0.3"
 STEPS = ["trainer.max_steps=7", "trainer.validate_every=0", "trainer.checkpoint_every=1",
          "trainer.keep_checkpoints=9", "stage.test=false", "stage.updates_per_rollout=3",
@@ -67,13 +72,43 @@ def test_what_a_run_leaves(uninterrupted, finished_run):
 def test_resumed_within_a_rollout_is_bitwise_the_same(run, uninterrupted, tmp_path):
     step, between = 2, uninterrupted / "checkpoints" / "step-3.ckpt"
     checkpoint = uninterrupted / "checkpoints" / f"step-{step}.ckpt"
-    assert torch.load(checkpoint, weights_only=True)["rollout"]
-    assert not torch.load(between, weights_only=True)["rollout"]
+    assert torch.load(checkpoint, weights_only=True)["rollout_underway"]["groups"]
+    assert not torch.load(between, weights_only=True)["rollout_underway"]["groups"]
     run(tmp_path, f"resume={checkpoint}")
     expected, found = weights(uninterrupted), weights(tmp_path)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     losses = rows(uninterrupted)
     assert rows(tmp_path) == {k: v for k, v in losses.items() if k > step}
+
+
+HALF_FLAT = """
+def half_flat(completions, text, **columns):
+    return [len(answer) * (len(said) % 2) for answer, said in zip(completions, text)]
+"""
+
+
+def test_resumed_with_spares_in_several_micro_batches(run, tmp_path):
+    """A spare is in reach of each micro-batch of a step, and goes to the one that had it."""
+    (tmp_path / "mine.py").write_text(HALF_FLAT)
+    path = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}:{os.getcwd()}"}
+    whole, more = tmp_path / "whole", (
+        "trainer.accumulate=2", "trainer.max_steps=3", "stage.own_rewards=[mine:half_flat]",
+        *(f"stage.rewards.{name}=0" for name in REWARDS))
+    run(whole, *more, **path)
+    assert rows(whole, "rollout/replaced_share")[1] > 0.1 < rows(whole, "rollout/flat_share")[1]
+    run(tmp_path / "on", *more, f"resume={whole}/checkpoints/step-1.ckpt", **path)
+    found = weights(tmp_path / "on")
+    assert all(torch.equal(found[name], value) for name, value in weights(whole).items())
+    assert rows(tmp_path / "on", "rollout/reward") == {}  # nothing was answered
+    assert not (tmp_path / "on" / "rollouts.jsonl").exists()
+
+
+def test_the_ratio_begins_at_1_in_bfloat16(run, tmp_path):
+    run(tmp_path, "trainer.precision=bf16-mixed", "trainer.max_steps=3")
+    gaps, deviations, clipped = (rows(tmp_path, f"train/{name}") for name in (
+        "log_prob_gap", "ratio_deviation", "clip_share"))
+    assert gaps[1] > 1e-4  # what the sampler says is off by more than the clipping allows
+    assert deviations[1] == clipped[1] == 0 < deviations[2]
 
 
 def test_a_run_folder_that_is_begun_anew_keeps_nothing_of_the_old_run(run, tmp_path):
@@ -191,13 +226,28 @@ def test_a_users_rewards(run, tmp_path):
     (["stage.objective.level=word"], "level='word'"),
     (["stage.objective.cross_entropy=-1"], "cross_entropy=-1"),
     (["stage.decoding.min_piece_seconds=40"], "min_piece_seconds=40"),
-    (["init_from=null"], "init_from=RUN/model"),
-    (["stage.bad_rewards=skip"], "stop or drop, not skip"),
-    (["stage.sampling.group=1"], "at least 2"),
-    (["model.attn_implementation=eager"], "model.attn_implementation=sdpa"),
-    (["stage.server.url=http://x", "model.lora.rank=4"], "model.lora"),
-    (["stage.server.url=http://x", "data.augmentation.time_masks=1"], "augmentation.time_masks")])
+    (["init_from=null"], "init_from=RUN/model")])
 def test_mistakes_are_one_line(run, tmp_path, arguments, message):
     done = run(tmp_path, *arguments, check=False)
     assert done.returncode == 2 and message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["stage.bad_rewards=skip"], "stop or drop, not skip"),
+    (["stage.sampling.group=1"], "at least 2"),
+    (["stage.sampling.temperature=0"], "stage.sampling.temperature=0: above 0"),
+    (["stage.sampling.max_new_tokens=0"], "max_new_tokens=0: at least 1"),
+    (["stage.updates_per_rollout=0"], "updates_per_rollout=0: at least 1"),
+    (["stage.spares=-1"], "spares=-1: at least 0"),
+    (["stage.objective.clip_low=-1"], "clip_low=-1"),
+    (["stage.old_log_probs=new"], "old_log_probs=new: auto or sampled or recomputed"),
+    (["model.lora.rank=4", "model.lora.dropout=0.1"], "model.lora.dropout=0"),
+    (["model.attn_implementation=eager"], "model.attn_implementation=sdpa"),
+    (["stage.server.url=http://x", "model.lora.rank=4"], "model.lora"),
+    (["stage.server.url=http://x", "data.augmentation.time_masks=1"], "augmentation.time_masks")])
+def test_what_cannot_be_trained_is_refused(composed, arguments, message):
+    with pytest.raises(UserError, match=message):
+        config = composed("stage=rl", *arguments)
+        refuse_mistakes(config)
+        Objective(**config.stage.objective)

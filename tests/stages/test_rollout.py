@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from qwen3asr_train.data.rollouts import Rollout
 from qwen3asr_train.objectives.gspo import Objective
 from qwen3asr_train.stages.rollout import Roller
+from qwen3asr_train.stages.rollout_groups import Group, Rolled, Underway
 
 FLAT = st.lists(st.booleans(), max_size=4)  # of each utterance of a micro-batch
 
@@ -16,6 +17,48 @@ FLAT = st.lists(st.booleans(), max_size=4)  # of each utterance of a micro-batch
 def groups(step: int, spare: int, flat: list[bool]) -> list[SimpleNamespace]:
     return [SimpleNamespace(name=(step, spare, i), flat=value, whole=True)
             for i, value in enumerate(flat)]
+
+
+def group(place: int, shard: str, key: str) -> Group:
+    entry = SimpleNamespace(key=key, name=f"{shard}:{key}", copy=0)
+    return Group(place, entry, {}, None, None, None, [])
+
+
+@given(st.lists(st.lists(st.sampled_from("abcd"), max_size=3, unique=True), min_size=1,
+                max_size=6), st.integers(1, 3), st.data())
+def test_what_a_checkpoint_holds_comes_back_to_its_micro_batch(keys, accumulate, data):
+    """Keys repeat between shards; any of the groups may be a spare of another step; steps may
+    train on none."""
+    steps = [place // accumulate for place in range(len(keys))]
+    spares, rolled = [], []
+    for place, (step, row) in enumerate(zip(steps, keys, strict=True)):
+        for key in row:
+            is_spare = data.draw(st.booleans())
+            planned = 100 + place if is_spare else step
+            trained = group(planned, f"shard-{place % accumulate}", key)
+            trained.answers = [([place, len(rolled)], [0.5, 0.25])]
+            trained.old = [[0.5, 0.125]]
+            spares += [trained] if is_spare else []
+            rolled.append(Rolled(step, place % accumulate, trained))
+
+    def anew(old: Group) -> Group:
+        return group(old.planned, *old.entry.name.split(":"))
+
+    own = [[anew(r.group) for r in rolled if r.group.planned == step
+            and (r.step, r.part) == (step, place % accumulate)]
+           for place, step in enumerate(steps)]
+    saved = Underway(Underway.state(steps, rolled))
+    found = saved.restore(steps, own, [anew(spare) for spare in reversed(spares)])
+    assert sorted(found) == list(range(len(keys)))
+    for place, groups in found.items():
+        expected = [r.group for r in rolled if (r.step, r.part) == (
+            steps[place], place % accumulate)]
+        assert [(g.name, g.answers, g.old) for g in groups] == [
+            (g.name, g.answers, g.old) for g in expected]
+    if spares:  # on fewer ranks, say: its step is answered anew
+        lost = next(r for r in rolled if r.group is spares[0])
+        found = saved.restore(steps, own, [anew(spare) for spare in spares[1:]])
+        assert sorted(found) == [p for p, step in enumerate(steps) if step != lost.step]
 
 
 PARTS = st.lists(st.tuples(FLAT, st.lists(FLAT, max_size=2)), min_size=1, max_size=4)
