@@ -123,6 +123,28 @@ def test_references_behind_the_answers_have_the_cross_entropy_of_sft(model, proc
             assert (a - b).norm() <= 1e-5 * b.norm() + 1e-9
 
 
+def test_a_blank_runs_the_parts_of_the_model_that_groups_run(model, processor, examples):
+    """Under ZeRO-3 ranks with and without groups gather weights in step: with a frozen encoder
+    neither runs it."""
+    class Frozen(Roller):
+        def __init__(self):
+            self.model, self.tokenizer, self.frozen_audio = model, processor.tokenizer, True
+            self.objective, self.sampling = Objective(), Sampling(max_new_tokens=40)
+
+    example = examples[0]
+    audio = torch.zeros(example.prompt.count(model.config.audio_token_id),
+                        model.config.text_config.hidden_size)
+    group = SimpleNamespace(example=example, advantages=[0.5], answers=[([7, 8], [-1.0, -2.0])],
+                            old=[[-1.5, -2.5]], audio=audio)
+    some = Frozen()._training_batch({}, [group])
+    none = Frozen()._training_batch({"meta": {"examples": [example]}}, [])
+    assert some.keys() == none.keys() and "input_features" not in none
+    assert torch.equal(some["audio"], none["audio"])
+    assert answer_log_probs(model, none, audio=none["audio"])[0].shape == (1,)
+    assert some["old_log_probs"].tolist() == [[-1.5, -2.5]]
+    assert some["sampled_log_probs"].tolist() == [[-1.0, -2.0]]
+
+
 def test_sampling_inverts_the_distribution_token_by_token(model, examples, batch):
     uniforms = torch.rand(3, 2, 12, generator=torch.Generator().manual_seed(1))
     found = sample_answers(model, batch, uniforms, Sampling(2, 1.3, 12))
