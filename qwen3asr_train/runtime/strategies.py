@@ -14,6 +14,8 @@ from qwen3asr_train.runtime.checkpoint import AtomicCheckpointIO
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state, besides the step
 
+_PROCESSES_A_CORE = 2  # on a CPU, to try what many processes do
+
 STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3")
 
 
@@ -177,6 +179,7 @@ def build_strategy(config: dict, accelerator: str) -> tuple[Strategy | str, int]
     devices = config["devices"]
     if devices == "auto":
         devices = torch.cuda.device_count() if accelerator == "gpu" else 1
+    _check_devices(devices, accelerator)
     io = AtomicCheckpointIO()
     if name == "single":
         if devices != 1 or config["num_nodes"] != 1:
@@ -195,6 +198,16 @@ def build_strategy(config: dict, accelerator: str) -> tuple[Strategy | str, int]
         overlap_comm=not on_cpu)
     strategy.checkpoint_io = io
     return strategy, devices
+
+
+def _check_devices(devices: int, accelerator: str) -> None:
+    """UserError for no number of processes, and for so many that the machine would only swap."""
+    if not isinstance(devices, int) or devices < 1:
+        raise UserError(f"strategy.devices={devices}: auto, or a number of processes from 1")
+    cores = os.cpu_count() or 1
+    if accelerator != "gpu" and devices > _PROCESSES_A_CORE * cores:
+        raise UserError(f"strategy.devices={devices}: this machine has {cores} cores and no GPU, so "
+                        f"at most {_PROCESSES_A_CORE * cores}")
 
 
 def _launched_by_hand() -> bool:

@@ -21,6 +21,7 @@ from qwen3asr_train.runtime.checkpoint import (
 )
 from qwen3asr_train.runtime.metrics import MetricsFile, read_history
 from qwen3asr_train.runtime.schedule import lr_factor
+from qwen3asr_train.runtime.strategies import build_strategy
 from qwen3asr_train.runtime.training import TrainingModule, build_trainer, freeze
 
 
@@ -182,3 +183,13 @@ def test_a_folder_of_an_earlier_run_is_refused(tmp_path):
 def test_too_many_such_steps_stop_the_run_and_name_the_samples(tmp_path):
     with pytest.raises(UserError, match=r"in 3 steps .*max_nonfinite_steps=2.* step 4 on utt7"):
         fit(Fragile({0, 1, 3}, limit=2), tmp_path)
+
+
+@pytest.mark.parametrize("devices", [0, -1, "many", 1.5, None, 100_000])
+def test_a_number_of_processes_that_cannot_be_is_refused(devices):
+    with pytest.raises(UserError, match=rf"strategy\.devices={devices}: "):
+        build_strategy({"name": "ddp", "devices": devices, "num_nodes": 1}, "cpu")
+
+
+def test_two_processes_on_any_machine():
+    assert build_strategy({"name": "ddp", "devices": 2, "num_nodes": 1}, "cpu")[1] == 2
