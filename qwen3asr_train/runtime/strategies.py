@@ -206,8 +206,8 @@ def _check_devices(devices: int, accelerator: str) -> None:
         raise UserError(f"strategy.devices={devices}: auto, or a number of processes from 1")
     cores = os.cpu_count() or 1
     if accelerator != "gpu" and devices > _PROCESSES_A_CORE * cores:
-        raise UserError(f"strategy.devices={devices}: this machine has {cores} cores and no GPU, so "
-                        f"at most {_PROCESSES_A_CORE * cores}")
+        raise UserError(f"strategy.devices={devices}: this machine has {cores} cores and no GPU, "
+                        f"so at most {_PROCESSES_A_CORE * cores}")
 
 
 def _launched_by_hand() -> bool:
