@@ -1,6 +1,7 @@
 """What is checked of a composed config before a stage begins: mistakes that would show late, or not
 at all."""
 
+import math
 from pathlib import Path
 
 from hydra import compose
@@ -19,11 +20,23 @@ NUMBERS_OR_NAMES = ("model.tokenizer", "strategy.devices")
 """Fields that are a number by default and may be something else."""
 
 
+WHOLE = {"seed": 0, "trainer.max_steps": 1, "trainer.accumulate": 1, "trainer.validate_every": 0,
+         "data.workers": 0, "model.lora.rank": 0, "stage.optimizer.warmup_steps": 0,
+         "stage.decoding.max_new_tokens": 1}
+"""Whole numbers, and the least that each may be."""
+
+ABOVE_0 = ("data.batch_seconds", "data.max_seconds", "data.evaluation_seconds",
+           "stage.batch_seconds", "stage.decoding.max_piece_seconds",
+           "stage.decoding.max_seconds", "stage.live.chunk_seconds")
+"""Fields that are above 0."""
+
+
 def check(config: DictConfig) -> None:
     """UserError for a config that no stage can run."""
     defined = defaults()
     refuse_unknown_keys(config, defined)
     refuse_wrong_types(config, defined)
+    refuse_out_of_range(config, defined)
     refuse_contradictions(config)
 
 
@@ -76,13 +89,30 @@ def refuse_wrong_types(config: DictConfig, defined: dict[str, object]) -> None:
             raise UserError(f"{path}={value}: {wanted} is wanted")
 
 
+def refuse_out_of_range(config: DictConfig, defined: dict[str, object]) -> None:
+    """UserError for the numbers of ``WHOLE``, ``ABOVE_0`` and the learning rate where they cannot
+    be; for null where that is not the default."""
+    for path in (*WHOLE, *ABOVE_0, "stage.optimizer.lr"):
+        value = OmegaConf.select(config, path)
+        if path not in defined or (value is None and defined[path] is None) \
+                or value == "auto" or isinstance(value, DictConfig):  # a rate; of each part
+            continue
+        if path in WHOLE:
+            fine = isinstance(value, int) and value >= WHOLE[path]
+            wanted = f"a whole number, at least {WHOLE[path]}"
+        else:
+            least = math.ulp(0) if path in ABOVE_0 else 0
+            fine = isinstance(value, int | float) and least <= value < math.inf
+            wanted = "a number above 0" if path in ABOVE_0 else "a number, at least 0"
+        if not fine:
+            raise UserError(f"{path}={'null' if value is None else value}: {wanted}")
+
+
 def refuse_contradictions(config: DictConfig) -> None:
-    """UserError for a training without steps; for ``init_from`` beside ``init_from_encoder`` in a
+    """UserError for ``init_from`` beside ``init_from_encoder`` in a
     stage that cannot put the one into the other; and for LoRA in a stage that has none or under
     ZeRO-3, where no rank has matrices to merge."""
     stage = config.stage
-    if config.trainer.max_steps is not None and config.trainer.max_steps < 1:
-        raise UserError(f"trainer.max_steps={config.trainer.max_steps}: at least 1")
     if config.model.lora.rank and stage.name in WITHOUT_LORA:
         raise UserError(f"stage={stage.name} trains whole matrices: no model.lora")
     if config.model.lora.rank and config.strategy.name == "zero3":

@@ -74,9 +74,18 @@ def test_types_are_those_of_the_defaults(composed, override, message):
         config_checks.refuse_wrong_types(config, defined)
 
 
-def test_a_training_without_steps_is_refused(composed):
-    with pytest.raises(UserError, match=r"trainer\.max_steps=0: at least 1"):
-        config_checks.refuse_contradictions(composed("stage=sft", "trainer.max_steps=0"))
+@pytest.mark.parametrize("override", [
+    "trainer.max_steps=0", "trainer.max_steps=null", "trainer.max_steps=2.5", "seed=null",
+    "trainer.accumulate=0", "trainer.accumulate=-1", "data.batch_seconds=0", "data.workers=-1",
+    "data.batch_seconds=null", "data.max_seconds=null", "data.batch_seconds=-5",
+    "stage.optimizer.lr=null", "stage.optimizer.lr=-1", "stage.optimizer.lr=abc",
+    "stage.optimizer.warmup_steps=-1", "model.lora.rank=-1", "stage.decoding.max_new_tokens=0",
+    "stage.decoding.max_piece_seconds=null"])
+def test_numbers_that_cannot_be_are_refused(composed, override):
+    defined = config_checks.fields(composed("stage=sft"))
+    config_checks.refuse_out_of_range(composed("stage=sft"), defined)
+    with pytest.raises(UserError, match=rf"^{override}: a (whole )?number"):
+        config_checks.refuse_out_of_range(composed("stage=sft", override), defined)
 
 
 def test_help_lists_the_stages_and_fields(command_line):
