@@ -8,17 +8,14 @@ from pathlib import Path
 
 from data_prep.command import converter_parser, reading, run_converter
 from data_prep.convert import Bad, Item
-from qwen3asr_train.data.audio import EXTENSIONS
+from qwen3asr_train.data.audio import LOOKED_AT
 from qwen3asr_train.errors import UserError
 
 _DESCRIPTION = """\
 A folder, with all below it, of audio files to shards. The transcript of a/b.wav is the whole of
 a/b.txt or a/b.lab, or the line "b the words" of an a/*.trans.txt (as LibriSpeech has them)."""
 
-# Formats that libsndfile cannot read are looked at as well: they end in the list of bad items
-# with a reason, where silence would look like success.
-_AUDIO = {f".{name}" for name in (*EXTENSIONS, "aif", "aiff", "au", "caf", "w64", "rf64", "sph",
-                                  "m4a", "mp4", "aac", "wma", "webm", "amr")}
+_AUDIO = {f".{name}" for name in LOOKED_AT}
 
 
 def main(argv: list[str] | None = None) -> int:

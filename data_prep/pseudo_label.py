@@ -320,7 +320,9 @@ def _summarise(out: Path, part: Part, done: list[Labelled], resumed: int, listed
     of = f", part {part.index + 1} of {part.count}" if part.count > 1 else ""
     print(f"labelled {sum(r.samples for r in done)} samples "
           f"({sum(r.seconds for r in done) / 3600:.2f} hours) in "
-          f"{sum(bool(r.samples) for r in done)} shards in {out}{was_there}{of}; {rejected}")
+          f"{sum(bool(r.samples) for r in done)} shards in {out}{was_there}{of}; {rejected}"
+          + (f"; {silent} hold no words that were heard, and have task 'nonspeech'"
+             if (silent := sum(r.silent for r in done)) else ""))
 
 
 if __name__ == "__main__":

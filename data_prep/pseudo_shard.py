@@ -75,6 +75,7 @@ class Labelled:
     samples: int
     seconds: float
     rejected: list[dict] = field(default_factory=list)
+    silent: int = 0  # of the samples, those in which no words were heard
 
 
 Report = Callable[[int, float, list[dict]], None]
@@ -153,7 +154,7 @@ def label_shard(shard: str, plan: Plan, labellers: list["Labeller"], report: Rep
     entries = read_entries(shard)
     target = plan.out / Path(shard).name
     writing = plan.out / "pseudo_label" / "writing" / target.stem
-    samples, seconds, rejected = 0, 0.0, []
+    samples, seconds, rejected, silent = 0, 0.0, [], 0
     try:
         shutil.rmtree(writing, ignore_errors=True)  # left by a process that was killed
         with ShardWriter(writing, max_samples=len(entries) + 1) as writer:
@@ -168,10 +169,12 @@ def label_shard(shard: str, plan: Plan, labellers: list["Labeller"], report: Rep
                     writer.write(sample.entry.key, record, sample.audio,
                                  sample.entry.audio_extension)
                     kept, kept_seconds = kept + 1, kept_seconds + sample.entry.duration
+                    silent += record["task"] == "nonspeech"
                 samples, seconds = samples + kept, seconds + kept_seconds
                 rejected += refused
                 report(kept, kept_seconds, refused)
-        receipt = Labelled(plan.settings, _fingerprint(shard), samples, round(seconds, 6), rejected)
+        receipt = Labelled(plan.settings, _fingerprint(shard), samples, round(seconds, 6), rejected,
+                           silent)
         _put_in_place(writing, target)
         (writing / "receipt").write_text(json.dumps(asdict(receipt), ensure_ascii=False),
                                          encoding="utf-8", errors="backslashreplace")

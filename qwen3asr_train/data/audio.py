@@ -19,6 +19,11 @@ SAMPLE_RATE = 16_000
 EXTENSIONS = ("wav", "flac", "mp3", "ogg", "opus")
 """Audio members of a shard and audio files in a folder, by extension without the dot."""
 
+LOOKED_AT = (*EXTENSIONS, "aif", "aiff", "au", "caf", "w64", "rf64", "sph", "m4a", "mp4", "aac",
+             "wma", "webm", "amr")
+"""Audio files in a folder of the user's. Formats that libsndfile cannot read are looked at as well:
+they end in an error that names the file, where silence would look like success."""
+
 _SUBTYPES = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS"),
              "opus": ("OGG", "OPUS"), "mp3": ("MP3", "MPEG_LAYER_III")}
 
@@ -26,6 +31,7 @@ _SUBTYPES = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG"
 _UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
 _BLOCK = 1 << 20  # frames read at a time
 _MAX_FRAMES = 1 << 40
+_STREAMED = 0x7FFF0000  # lengths from here on stand for one that is not known
 
 
 def decode(source: bytes | str | Path, *, name: str | None = None) -> np.ndarray:
@@ -52,6 +58,8 @@ def _read(handle: io.BytesIO | str) -> tuple[np.ndarray, int]:
     """
     with soundfile.SoundFile(handle) as file:
         _check_frames(file.frames)
+        if file.format == "WAV":
+            _check_whole(handle)
         blocks = [file.read(_BLOCK, dtype="float32", always_2d=True)]
         while len(blocks[-1]) == _BLOCK:
             blocks.append(file.read(_BLOCK, dtype="float32", always_2d=True))
@@ -61,6 +69,28 @@ def _read(handle: io.BytesIO | str) -> tuple[np.ndarray, int]:
 def _check_frames(frames: int) -> None:
     if frames > _MAX_FRAMES:
         raise OSError("the header does not tell the length, as in FLAC from a pipe; encode it anew")
+
+
+def _check_whole(handle: io.BytesIO | str) -> None:
+    """OSError for a WAV file that ends before the samples its header promises, as after a copy that
+    was cut off: libsndfile reads what there is. Headers of streams, which promise nothing (0) or
+    the most there can be, are let through."""
+    if isinstance(handle, str):
+        with open(handle, "rb") as file:
+            return _check_whole(file)
+    place = handle.tell()
+    try:
+        size = handle.seek(0, io.SEEK_END)
+        handle.seek(12)  # RIFF, length, WAVE
+        while len(head := handle.read(8)) == 8:
+            length, begin = int.from_bytes(head[4:], "little"), handle.tell()
+            if head[:4] == b"data":
+                if begin + length > size and 0 < length < _STREAMED:
+                    raise OSError(f"cut off: {size - begin} of {length} bytes of samples")
+                return None
+            handle.seek(length + length % 2, io.SEEK_CUR)
+    finally:
+        handle.seek(place)
 
 
 def _unreadable(name: str, error: BaseException) -> DataError:

@@ -136,6 +136,9 @@ class SpeechDataset(Dataset):
 
     def _read(self, entry: Entry) -> tuple[dict, np.ndarray]:
         record, payload = self._reader.read(entry)
+        if record.get("task") == "unlabelled":
+            raise DataError(f"{entry.name}: no transcript yet (task 'unlabelled'); python -m "
+                            "data_prep.pseudo_label writes one")
         if payload is None:
             if is_text(record):
                 return record, np.zeros(0, dtype=np.float32)

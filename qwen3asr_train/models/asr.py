@@ -14,7 +14,14 @@ from transformers import (
 
 from qwen3asr_train.errors import UserError
 from qwen3asr_train.models.encoder import WindowedEncoder, batch_windows
-from qwen3asr_train.models.folder import greedy, load_processor, load_whole, opening, save_as
+from qwen3asr_train.models.folder import (
+    greedy,
+    load_processor,
+    load_whole,
+    opening,
+    refuse_other_kinds,
+    save_as,
+)
 from qwen3asr_train.models.head import TargetHead
 from qwen3asr_train.models.own_tokens import with_own_tokens
 from qwen3asr_train.models.packed import of_samples, sample_lengths, split_samples
@@ -198,6 +205,7 @@ def replace_encoder(model: Recogniser, encoder: WindowedEncoder) -> None:
 def load(folder: str, attn_implementation: str = "sdpa") -> tuple[Recogniser, Qwen3ASRProcessor]:
     """Model (float32) and processor from a checkpoint folder or a hub name."""
     with opening(folder):
+        refuse_other_kinds(folder)
         processor = load_processor(folder)
         model = load_whole(Qwen3ASRForConditionalGeneration, folder,
                            attn_implementation=attn_implementation)

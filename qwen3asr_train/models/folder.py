@@ -37,6 +37,12 @@ def opening(folder: str, field: str = "init_from") -> Iterator[None]:
         raise UserError(f"{named}: {reason}") from error
 
 
+_NO_RECOGNISERS = {
+    "Qwen3ASREncoder": "an AuT of stage=aut, no recogniser; init_from_encoder= takes its encoder",
+    "Qwen3ASRForTokenClassification": "a forced aligner of stage=aligner, no recogniser"}
+"""Architecture in config.json -> what to say where a recogniser is wanted."""
+
+
 def read_config(folder: str) -> PreTrainedConfig:
     """transformers' config of a checkpoint folder or hub name, of either layout."""
     plain = _plain_config(folder)
@@ -69,6 +75,14 @@ def load_whole(kind: type[PreTrainedModel], folder: str, field: str = "init_from
     if missing := sorted(loaded["missing_keys"]):
         raise UserError(f"{field}={folder}: {len(missing)} weights are missing, first {missing[0]}")
     return model
+
+
+def refuse_other_kinds(folder: str) -> None:
+    """UserError for a folder of ours with a model that is no recogniser: one of them would be
+    opened with the weights that both have."""
+    for name in _plain_config(folder).get("architectures") or []:
+        if name in _NO_RECOGNISERS:
+            raise UserError(f"init_from={folder}: {_NO_RECOGNISERS[name]}")
 
 
 def greedy(config: PreTrainedConfig) -> GenerationConfig:

@@ -95,7 +95,7 @@ def resume_from(resume: str | None, run_dir: Path) -> Path | None:
     if resume == "auto":
         found = checkpoints(run_dir / "checkpoints")
         return found[-1] if found else None
-    path = Path(resume)
+    path = Path(str(resume))  # true and numbers are no paths either
     if path.is_dir():
         found = checkpoints(path / "checkpoints") or checkpoints(path)
         if found:

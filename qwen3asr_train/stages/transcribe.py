@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.cells import cell_len
 from transformers import Qwen3ASRProcessor
 
-from qwen3asr_train.data.audio import EXTENSIONS, SAMPLE_RATE, decode
+from qwen3asr_train.data.audio import EXTENSIONS, LOOKED_AT, SAMPLE_RATE, decode
 from qwen3asr_train.data.slots import split_units
 from qwen3asr_train.decoding.alignment import Aligned, ForcedAligner
 from qwen3asr_train.decoding.generate import Model, load
@@ -181,9 +181,11 @@ def audio_files(given) -> Iterator[Path]:
     if given is None:
         raise UserError("name what to transcribe: audio=FILE_OR_FOLDER")
     for item in [given] if isinstance(given, str) else list(given):
+        if not str(item).strip():
+            raise UserError("audio= is empty: name a file or folder (audio=. is this one)")
         path = Path(item)
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower().lstrip(".") in EXTENSIONS)
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower().lstrip(".") in LOOKED_AT)
             if not found:
                 raise UserError(f"audio={item}: no {'/'.join(EXTENSIONS)} file in this folder")
             yield from found

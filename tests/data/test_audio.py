@@ -1,5 +1,7 @@
 """Decoding: formats, rates, channels, and what is refused."""
 
+import io
+
 import numpy as np
 import pytest
 import soundfile
@@ -47,3 +49,22 @@ def test_missing_and_foreign_files_are_named(tmp_path):
     (tmp_path / "text.wav").write_text("not audio")
     with pytest.raises(DataError, match=r"text\.wav: not readable"):
         decode(tmp_path / "text.wav")
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
+def test_a_wav_that_is_cut_off_is_refused_and_one_of_a_stream_is_not(subtype, tmp_path):
+    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 8_001).astype(np.float32)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, 16_000, format="WAV", subtype=subtype)
+    whole = buffer.getvalue()
+    place = whole.index(b"data") + 4
+    assert len(decode(whole)) == 8_001
+    for cut in (whole[:len(whole) // 2], whole[:-5]):
+        (tmp_path / "cut.wav").write_bytes(cut)
+        for source in (cut, tmp_path / "cut.wav"):
+            with pytest.raises(DataError, match="cut off"):
+                decode(source)
+    for length in (0, 0xFFFFFFFF, 0x7FFFFFFF):  # of a pipe: what there is counts
+        streamed = whole[:place] + length.to_bytes(4, "little") + whole[place + 4:]
+        assert length == 0 or len(decode(streamed)) >= 8_001
+    assert len(decode(whole + b"LIST\x04\0\0\0more")) == 8_001

@@ -163,9 +163,12 @@ def test_a_sample_without_audio_is_refused(tokenizer, tmp_path):
     with ShardWriter(tmp_path) as writer:
         writer.write("no-audio", {"text": "x"})
         writer.write("nothing-spoken", {"text": "x", "task": "text"})
+        writer.write("raw", {"text": "", "task": "unlabelled", "duration": 0.6},
+                     encode(np.zeros(9000, np.float32), "wav"), "wav")
     entries = tuple(read_entries(writer.paths[0]))
     batch = SpeechDataset(PromptBuilder(tokenizer))[Cell(0, 0, entries)]
-    first, second = batch["meta"]["skipped"]
+    first, second, third = batch["meta"]["skipped"]
+    assert "raw: no transcript yet" in third and "data_prep.pseudo_label" in third
     assert "no-audio: no audio" in first and "nothing-spoken: a sample of task 'text'" in second
     assert json.dumps(entries[0])  # entries are plain
 

@@ -270,6 +270,17 @@ def test_loading_nothing_says_so(name, message):
         asr.load(name)
 
 
+@pytest.mark.parametrize(("architecture", "message"), [
+    ("Qwen3ASREncoder", "an AuT of stage=aut"),
+    ("Qwen3ASRForTokenClassification", "a forced aligner of stage=aligner")])
+def test_other_models_are_no_recognisers(folder, tmp_path, architecture, message):
+    shutil.copytree(folder, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": [architecture]}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"other: {message}"):
+        asr.load(str(tmp_path / "other"))
+
+
 def test_loading_a_run_folder_points_to_its_model(folder):
     with pytest.raises(UserError, match=r"did you mean .*model"):
         asr.load(str(folder.parent))

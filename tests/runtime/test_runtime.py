@@ -193,3 +193,9 @@ def test_a_number_of_processes_that_cannot_be_is_refused(devices):
 
 def test_two_processes_on_any_machine():
     assert build_strategy({"name": "ddp", "devices": 2, "num_nodes": 1}, "cpu")[1] == 2
+
+
+@pytest.mark.parametrize("resume", [True, 1, "nowhere"])
+def test_resuming_from_nothing_says_so(resume, tmp_path):
+    with pytest.raises(UserError, match=f"resume={resume}: no checkpoint there"):
+        resume_from(resume, tmp_path)
