@@ -22,8 +22,8 @@ from qwen3asr_train.data.shards import ShardWriter, check_record, read_summary
 from qwen3asr_train.errors import DataError, UserError
 
 OVERSHOOT = 0.5
-"""Seconds a segment may end behind its recording (it is cut there); Kaldi's extract-segments
-allows the same."""
+"""Seconds a segment may end behind its recording (it is cut there), or a word; Kaldi's
+extract-segments allows the same."""
 
 _CONTAINERS = {("WAV", None): "wav", ("WAVEX", None): "wav", ("FLAC", None): "flac",
                ("MP3", None): "mp3", ("OGG", "OPUS"): "opus", ("OGG", "VORBIS"): "ogg"}
@@ -163,6 +163,8 @@ def record_of(item: Item, source: str) -> dict:
         raise DataError("'entities' must be a list of strings")
     if not _is_list(item.words, _is_word):
         raise DataError("'words' must be a list of [word, start seconds, end seconds]")
+    if wrong := next((word for word in item.words or [] if not 0 <= word[1] <= word[2]), None):
+        raise DataError(f"'words': {wrong[0]!r} from {wrong[1]} to {wrong[2]} s")
     try:
         json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError as error:
@@ -179,6 +181,12 @@ def _is_list(value: object, is_element: Callable[[object], bool]) -> bool:
 def _is_word(value: object) -> bool:
     return (isinstance(value, list) and len(value) == 3 and isinstance(value[0], str)
             and all(isinstance(time, int | float) for time in value[1:]))
+
+
+def _check_ends(item: Item, duration: float) -> None:
+    """DataError for a word that ends well after the audio."""
+    if late := next((word for word in item.words or [] if word[2] > duration + OVERSHOOT), None):
+        raise DataError(f"'words': {late[0]!r} ends at {late[2]} s, the audio at {duration:.2f} s")
 
 
 def load_audio(item: Item, audio_format: str) -> tuple[bytes, str, float]:
@@ -296,6 +304,7 @@ def write_block(block: Block) -> Receipt:
                     raise Cancelled(f"shard {block.number} given up")
                 try:
                     audio, extension, duration = load_audio(item, block.audio_format)
+                    _check_ends(item, duration)
                 except DataError as error:
                     bad.append(bad_item(item, error))
                     continue
