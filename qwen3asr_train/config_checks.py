@@ -1,6 +1,7 @@
 """What is checked of a composed config before a stage begins: mistakes that would show late, or not
 at all."""
 
+import logging
 import math
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from qwen3asr_train.command_line import CONFIGS
 from qwen3asr_train.errors import UserError
+
+log = logging.getLogger(__name__)
 
 WITHOUT_LORA = ("aut", "aligner", "omni")
 
@@ -24,6 +27,9 @@ WHOLE = {"seed": 0, "trainer.max_steps": 1, "trainer.accumulate": 1, "trainer.va
          "data.workers": 0, "model.lora.rank": 0, "stage.optimizer.warmup_steps": 0,
          "stage.decoding.max_new_tokens": 1}
 """Whole numbers, and the least that each may be."""
+
+NOT_OF_A_RUN = ("resume", "run_dir", "strategy", "logger")
+"""Groups that may differ when a run goes on."""
 
 ABOVE_0 = ("data.batch_seconds", "data.max_seconds", "data.evaluation_seconds",
            "stage.batch_seconds", "stage.decoding.max_piece_seconds",
@@ -130,10 +136,25 @@ def keep_record(config: DictConfig, run_dir: Path) -> None:
     record = run_dir / "config.yaml"
     if not record.is_file():
         return
-    stage = OmegaConf.select(OmegaConf.load(record), "stage.name")
+    before = OmegaConf.load(record)
+    stage = OmegaConf.select(before, "stage.name")
     if stage != config.stage.name:
         raise UserError(f"run_dir={run_dir} holds a run of stage={stage}: name another folder")
-    refuse_used_folder(run_dir, resume_from(config.resume, run_dir))
+    checkpoint = resume_from(config.resume, run_dir)
+    refuse_used_folder(run_dir, checkpoint)
+    if checkpoint is not None and (changes := differences(before, config)):
+        log.warning("this run was begun with other values: %s", ", ".join(changes))
+
+
+def differences(before: DictConfig, config: DictConfig) -> list[str]:
+    """``field=value`` of what has another value than ``before``, resolved, and is not about where
+    and how the run is carried out."""
+    then, now = (fields(OmegaConf.create(OmegaConf.to_container(each, resolve=True)))
+                 for each in (before, config))
+    return [f"{path}={'null' if value is None else value} (was {then.get(path)})"
+            for path, value in sorted(now.items())
+            if not isinstance(value, dict) and then.get(path) != value
+            and path.partition(".")[0] not in NOT_OF_A_RUN]
 
 
 def _groups() -> dict[str, str]:

@@ -212,6 +212,12 @@ def fit(config: DictConfig, run_dir: Path, module: TrainingModule, data: SpeechD
         if trainer.interrupted:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from None
         raise
+    except RuntimeError as error:
+        if checkpoint is not None and "loading state_dict" in str(error):
+            raise UserError(f"resume={config.resume}: {checkpoint} holds weights of other sizes; "
+                            "is it of another model=, or of other data, and so another vocabulary?"
+                            ) from error
+        raise
     seconds = time.perf_counter() - prepared
     metrics = {"train/seconds": seconds, "train/steps": float(trainer.global_step),
                "train/skipped_samples": float(data.steps.skipped_everywhere) if data.steps else 0.0}

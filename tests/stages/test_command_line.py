@@ -88,6 +88,15 @@ def test_numbers_that_cannot_be_are_refused(composed, override):
         config_checks.refuse_out_of_range(composed("stage=sft", override), defined)
 
 
+def test_what_a_resumed_run_has_other_than_before_is_told(composed):
+    before = composed("stage=sft", "run_dir=a", "data.train=x")
+    after = composed("stage=sft", "run_dir=b", "data.train=y", "resume=auto", "strategy=ddp",
+                     "stage.optimizer.lr=1", "seed=null")
+    assert config_checks.differences(before, after) == [
+        "data.train=y (was x)", "seed=null (was 0)", "stage.optimizer.lr=1 (was auto)"]
+    assert config_checks.differences(after, after) == []
+
+
 def test_help_lists_the_stages_and_fields(command_line):
     text = command_line("--help", small=False).stdout
     assert "stage=transcribe" in text and "max_steps" in text and "zero3" in text
