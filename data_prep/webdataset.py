@@ -23,6 +23,9 @@ holds formats which can carry code (.pyd, .pickle, .pth …) is refused whole; t
 Tars that have our records already need no conversion: python -m data_prep.index."""
 
 
+_TOGETHER = "those of a sample must follow each other in the tar (tar --sort=name)"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = converter_parser("webdataset", _DESCRIPTION,
@@ -68,7 +71,7 @@ def _item(tar: str, file: BinaryIO, key: str, members: dict[str, tuple[int, int]
           fields: tuple[str, str, str]) -> Item:
     extension = next((name for name in members if name in EXTENSIONS), None)
     if extension is None:
-        raise DataError(f"no audio member, only {', '.join(sorted(members))}")
+        raise DataError(f"no audio member, only {', '.join(sorted(members))}; {_TOGETHER}")
     text_field, language_field, speaker_field = fields
     row: dict = {}
     if "json" in members:
@@ -82,7 +85,8 @@ def _item(tar: str, file: BinaryIO, key: str, members: dict[str, tuple[int, int]
     if text is None and "txt" in members:
         text = _payload(file, members["txt"]).decode("utf-8", errors="surrogateescape")
     if text is None:
-        raise DataError(f"no .txt member, and no field {text_field!r} in a .json member")
+        raise DataError(f"no .txt member, and no field {text_field!r} in a .json member; "
+                        f"{_TOGETHER}")
     speaker = row.get(speaker_field)
     offset, size = members[extension]
     return Item(key=key, audio=FileSpan(os.fspath(tar), offset, size),

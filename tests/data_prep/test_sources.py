@@ -79,7 +79,7 @@ def test_jsonl(tmp_path, audio_folder, monkeypatch):
     rows += [{"audio": "elsewhere.wav", "text": "in the working directory", "id": "cwd"},
              {"audio": None, "audio_filepath": str(audio_folder / "wav.wav"), "text": "a",
               "id": "abs", "speaker": 7, "prompt": None, "context": "c",
-              "words": [["a", 0, 1.5]], "entities": ["b"], "meta": {"c": 1}, "language": "de"},
+              "words": [["a", 0, 0.15]], "entities": ["b"], "meta": {"c": 1}, "language": "de"},
              {"audio": "audio/gone.wav", "text": "a"}, {"audio": "audio/wav.wav", "text": ""},
              {"audio": "audio/wav.wav"}, {"text": "a"}, {"audio": 5, "text": "a"}, [1], "x", None,
              {"audio": "audio/wav.wav", "text": "a", "start": "0"},
@@ -100,7 +100,7 @@ def test_jsonl(tmp_path, audio_folder, monkeypatch):
         "duration": 0}
     assert found["abs"] == {"text": "a", "language": "German", "task": "asr", "source": "rows",
                             "context": "c",
-                            "entities": ["b"], "words": [["a", 0, 1.5]],
+                            "entities": ["b"], "words": [["a", 0, 0.15]],
                             "meta": {"c": 1, "speaker": "7"}, "duration": 0.5}
     reasons = bad(out)
     for name, (_, reason) in bad_wavs().items():
