@@ -8,7 +8,9 @@ import math
 import time
 from collections.abc import Callable, Hashable
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning
@@ -298,7 +300,7 @@ def build_trainer(config, run_dir: Path) -> lightning.Trainer:
         run_dir / "checkpoints", options.checkpoint_every, options.keep_checkpoints)]
     if options.progress:
         callbacks.append(TrainingProgress())
-    return lightning.Trainer(
+    trainer = lightning.Trainer(
         accelerator=accelerator, devices=devices, num_nodes=config.strategy.num_nodes,
         strategy=strategy, precision=precision, logger=loggers, callbacks=callbacks,
         plugins=[AtomicCheckpointIO()] if config.strategy.name == "single" else None,
@@ -309,3 +311,17 @@ def build_trainer(config, run_dir: Path) -> lightning.Trainer:
         num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, deterministic=options.deterministic or None,
         log_every_n_steps=1, default_root_dir=run_dir)
+    trainer._signal_connector._sigterm_notifier_fn = partial(note_sigterm, trainer)
+    return trainer
+
+
+def note_sigterm(trainer: lightning.Trainer, signum: int, _frame: FrameType | None) -> None:
+    """On SIGTERM: pass it on to processes of our own, and stop behind the batch.
+
+    In place of Lightning 2.6's handler, which also broadcasts, in the midst of whatever collective
+    the ranks are in: they would wait for ever. Its loop shares the flag between batches anyway.
+    """
+    connector, launcher = trainer._signal_connector, trainer.strategy.launcher
+    if not connector.received_sigterm and launcher is not None:
+        launcher.kill(signum)
+    connector.received_sigterm = True

@@ -1,10 +1,14 @@
 """Schedules, checkpoints on a full disk, guards."""
 
+import os
+import signal
 import subprocess
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -199,3 +203,26 @@ def test_two_processes_on_any_machine():
 def test_resuming_from_nothing_says_so(resume, tmp_path):
     with pytest.raises(UserError, match=f"resume={resume}: no checkpoint there"):
         resume_from(resume, tmp_path)
+
+
+def test_sigterm_enters_no_collective(tmp_path, monkeypatch):
+    """In a handler it would wait for ever where the other ranks are in another one."""
+    trainers = []
+
+    def kept(*arguments, **options):
+        trainers.append(build(*arguments, **options))
+        return trainers[-1]
+
+    build = lightning.Trainer
+    monkeypatch.setattr(lightning, "Trainer", kept)
+    fit(Fragile(set(), limit=2), tmp_path, steps=1)
+    monkeypatch.setattr(build, "world_size", 2)
+    monkeypatch.setattr(dist, "broadcast", lambda *_, **__: pytest.fail("a collective"))
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    connector = trainers[0]._signal_connector
+    connector.register_signal_handlers()
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert connector.received_sigterm
+    finally:
+        connector.teardown()
