@@ -7,7 +7,6 @@ transducers. It compares the labels of one model; another model's 0.9 may mean s
 """
 
 import math
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -26,6 +25,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.whisper.tokenization_whisper import LANGUAGES as WHISPER_LANGUAGES
 
 from qwen3asr_train.data.audio import SAMPLE_RATE
+from qwen3asr_train.data.plan import longest_first
 from qwen3asr_train.decoding import generate
 from qwen3asr_train.decoding.pauses import split_at_quiet
 from qwen3asr_train.decoding.transcriber import Transcriber, Transcript, join_transcripts
@@ -133,7 +133,8 @@ class _Transformers:
                   for piece in split_at_quiet(waveform, self.piece_seconds)]
         joined: list[list[Transcript]] = [[] for _ in waveforms]
         results: dict[int, Transcript] = {}
-        for batch in self._batches([len(piece) for _, piece in pieces]):
+        for batch in longest_first([len(piece) for _, piece in pieces], self.batch_seconds,
+                                   self._padded_seconds):
             with self._precision():
                 found = self._label(self._features([pieces[i][1] for i in batch]))
             results |= zip(batch, found, strict=True)
@@ -143,18 +144,6 @@ class _Transformers:
 
     def _label(self, inputs: dict[str, Tensor]) -> list[Transcript]:
         raise NotImplementedError
-
-    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Indices, longest first, at most ``batch_seconds`` padded seconds together."""
-        batch: list[int] = []
-        for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            longest = self._padded_seconds(lengths[batch[0]]) if batch else 0.0
-            if batch and (len(batch) + 1) * longest > self.batch_seconds:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
 
     def _padded_seconds(self, samples: int) -> float:
         """What a piece costs; infinite where clips must not be padded for each other's sake."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers.audio_utils import mel_filter_bank
 
+from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.errors import DataError
 
 N_FFT = 400
@@ -36,6 +37,11 @@ def _tables() -> tuple[torch.Tensor, torch.Tensor]:
 def mel_frames(samples: int) -> int:
     """How many mel frames a clip of ``samples`` samples at 16 kHz has."""
     return max(samples, MIN_SAMPLES) // HOP
+
+
+def padded_seconds(samples: int) -> float:
+    """How long a clip of ``samples`` samples at 16 kHz is for the encoder."""
+    return max(samples, MIN_SAMPLES) / SAMPLE_RATE
 
 
 def audio_tokens(frames: int) -> int:

@@ -229,6 +229,18 @@ def cut_evenly(cost: np.ndarray, pieces: int, allow_empty: bool = False) -> np.n
     return np.minimum(bounds, count - pieces + index)
 
 
+def longest_first(lengths: Sequence[float], most: float, cost: Callable[[float], float]
+                  ) -> list[list[int]]:
+    """Indices, the longest first, in batches: each has as many as cost at most ``most`` when all
+    are padded to its longest, and one at least."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or (len(batches[-1]) + 1) * cost(lengths[batches[-1][0]]) > most:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
 def evaluation_cells(entries: Sequence[Entry], batch_seconds: float, rank: int,
                      ranks: int) -> list[Cell]:
     """Every sample once, longest first, in batches of at most ``batch_seconds`` padded seconds.
@@ -236,11 +248,8 @@ def evaluation_cells(entries: Sequence[Entry], batch_seconds: float, rank: int,
     All ranks get the same number of cells; a cell may be empty.
     """
     ordered = sorted(entries, key=lambda entry: (-entry.duration, entry.key))
-    batches: list[list[Entry]] = []
-    for entry in ordered:
-        longest = max(batches[-1][0].duration, MIN_COST) if batches else 0.0
-        if not batches or (len(batches[-1]) + 1) * longest > batch_seconds:
-            batches.append([])
-        batches[-1].append(entry)
+    batches = [[ordered[i] for i in batch] for batch in longest_first(
+        [entry.duration for entry in ordered], batch_seconds,
+        lambda seconds: max(seconds, MIN_COST))]
     batches += [[]] * (-len(batches) % ranks)
     return [Cell(i, 0, tuple(batch)) for i, batch in enumerate(batches) if i % ranks == rank]

@@ -11,6 +11,7 @@ from transformers import Qwen3ASRProcessor
 from qwen3asr_train.data import features
 from qwen3asr_train.data.aligned import SlotExample, collate_slots
 from qwen3asr_train.data.audio import SAMPLE_RATE
+from qwen3asr_train.data.plan import longest_first
 from qwen3asr_train.data.slots import BOTH, SlotPrompts, group_slots, text_groups
 from qwen3asr_train.decoding.alignment_long import Align, Spans, cut_at_pauses, piece_by_piece
 from qwen3asr_train.decoding.generate import autocast
@@ -125,7 +126,8 @@ class ForcedAligner:
     def slot_times(self, clips: Sequence[Clip]) -> list[list[int]]:
         """Repaired times in ms of every slot of each clip, in order."""
         found: list[list[int]] = [[] for _ in clips]
-        for batch in self._batches([len(clip.waveform) / SAMPLE_RATE for clip in clips]):
+        for batch in longest_first([len(clip.waveform) for clip in clips], self.batch_seconds,
+                                   features.padded_seconds):
             examples = [self._example(clips[i]) for i in batch]
             device = self.model.device.type
             inputs = {name: tensor.to(device) for name, tensor in
@@ -145,16 +147,6 @@ class ForcedAligner:
         mel = features.log_mel(clip.waveform)
         ids = self.prompts.ids(features.audio_tokens(len(mel)), clip.units, clip.slots)
         return SlotExample(mel, ids, [])
-
-    def _batches(self, seconds: list[float]) -> list[list[int]]:
-        """Indices, longest first, at most ``batch_seconds`` padded seconds together."""
-        batches: list[list[int]] = []
-        for index in sorted(range(len(seconds)), key=lambda i: -seconds[i]):
-            longest = seconds[batches[-1][0]] if batches else 0.0
-            if not batches or (len(batches[-1]) + 1) * longest > self.batch_seconds:
-                batches.append([])
-            batches[-1].append(index)
-        return batches
 
 
 def _spans_of(slots: Sequence[int], milliseconds: Sequence[int]) -> Spans:

@@ -12,6 +12,7 @@ from qwen3asr_train.data import features
 from qwen3asr_train.data.audio import SAMPLE_RATE
 from qwen3asr_train.data.augment_join import join_texts
 from qwen3asr_train.data.collate import Example, collate
+from qwen3asr_train.data.plan import longest_first
 from qwen3asr_train.decoding.generate import Model, autocast, generate, prompts_for
 from qwen3asr_train.decoding.guard import RepetitionGuard
 from qwen3asr_train.decoding.pauses import split_at_pauses, split_at_quiet
@@ -68,7 +69,8 @@ class Transcriber:
         pieces = [(owner, piece) for owner, waveform in enumerate(waveforms)
                   for piece in self._split(waveform)]
         results: list[Transcript | None] = [None] * len(pieces)
-        for batch in self._batches([len(piece) for _, piece in pieces]):
+        for batch in longest_first([len(piece) for _, piece in pieces], self.batch_seconds,
+                                   features.padded_seconds):
             found = self._transcribe([pieces[i][1] for i in batch])
             for place, result in zip(batch, found, strict=True):
                 results[place] = result
@@ -82,17 +84,6 @@ class Transcriber:
         if least is None or len(waveform) <= most * SAMPLE_RATE:
             return split_at_quiet(waveform, most)
         return split_at_pauses(waveform, (least, most), self.pause_seconds, self.pause_seconds / 2)
-
-    def _batches(self, lengths: list[int]) -> list[list[int]]:
-        """Indices, longest first, at most ``batch_seconds`` padded seconds together."""
-        batches: list[list[int]] = []
-        for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            longest = max(lengths[batches[-1][0]], features.MIN_SAMPLES) / SAMPLE_RATE \
-                if batches else 0.0
-            if not batches or (len(batches[-1]) + 1) * longest > self.batch_seconds:
-                batches.append([])
-            batches[-1].append(index)
-        return batches
 
     def _transcribe(self, pieces: list[np.ndarray]) -> list[Transcript]:
         examples = []

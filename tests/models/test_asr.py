@@ -20,6 +20,7 @@ from transformers import (
 
 from qwen3asr_train.data import features
 from qwen3asr_train.data.collate import Example, collate
+from qwen3asr_train.data.plan import longest_first
 from qwen3asr_train.data.prompts import PromptBuilder
 from qwen3asr_train.decoding.generate import generate
 from qwen3asr_train.decoding.transcriber import Transcriber, join_transcripts
@@ -238,9 +239,7 @@ def test_transcriber_covers_long_audio_and_forced_language(model, processor, wav
 
 @given(st.lists(st.integers(1, 320_000), min_size=1, max_size=60), st.sampled_from([1.0, 30.0]))
 def test_a_batch_of_short_clips_counts_what_they_are_padded_to(lengths, seconds):
-    transcriber = Transcriber.__new__(Transcriber)
-    transcriber.batch_seconds = seconds
-    batches = transcriber._batches(lengths)
+    batches = longest_first(lengths, seconds, features.padded_seconds)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         longest = max(features.MIN_SAMPLES, *(lengths[i] for i in batch)) / 16_000
