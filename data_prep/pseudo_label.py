@@ -317,12 +317,14 @@ def _summarise(out: Path, part: Part, done: list[Labelled], resumed: int, listed
     rejected = f"rejected {reasons.total()} ({what}), listed in {listed}" if listed else \
         "rejected none"
     was_there = f" ({resumed} were there)" if resumed else ""
+    silent = sum(receipt.silent for receipt in done)
+    unheard = f"; {silent} hold no words that were heard, and have task 'nonspeech'" if silent \
+        else ""
     of = f", part {part.index + 1} of {part.count}" if part.count > 1 else ""
     print(f"labelled {sum(r.samples for r in done)} samples "
           f"({sum(r.seconds for r in done) / 3600:.2f} hours) in "
           f"{sum(bool(r.samples) for r in done)} shards in {out}{was_there}{of}; {rejected}"
-          + (f"; {silent} hold no words that were heard, and have task 'nonspeech'"
-             if (silent := sum(r.silent for r in done)) else ""))
+          f"{unheard}")
 
 
 if __name__ == "__main__":

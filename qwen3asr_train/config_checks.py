@@ -22,19 +22,19 @@ OWN_NAMES = ("stage.conditions.", "suite.", "stage.phases.", "stage.tasks.")
 NUMBERS_OR_NAMES = ("model.tokenizer", "strategy.devices")
 """Fields that are a number by default and may be something else."""
 
-
 WHOLE = {"seed": 0, "trainer.max_steps": 1, "trainer.accumulate": 1, "trainer.validate_every": 0,
          "data.workers": 0, "model.lora.rank": 0, "stage.optimizer.warmup_steps": 0,
          "stage.decoding.max_new_tokens": 1}
 """Whole numbers, and the least that each may be."""
 
-NOT_OF_A_RUN = ("resume", "run_dir", "strategy", "logger")
-"""Groups that may differ when a run goes on."""
-
 ABOVE_0 = ("data.batch_seconds", "data.max_seconds", "data.evaluation_seconds",
            "stage.batch_seconds", "stage.decoding.max_piece_seconds",
-           "stage.decoding.max_seconds", "stage.live.chunk_seconds")
+           "stage.decoding.pause_seconds", "stage.decoding.max_seconds",
+           "stage.live.chunk_seconds")
 """Fields that are above 0."""
+
+NOT_OF_A_RUN = ("resume", "run_dir", "strategy", "logger")
+"""Groups that may differ when a run goes on."""
 
 
 def check(config: DictConfig) -> None:
@@ -107,17 +107,18 @@ def refuse_out_of_range(config: DictConfig, defined: dict[str, object]) -> None:
             fine = isinstance(value, int) and value >= WHOLE[path]
             wanted = f"a whole number, at least {WHOLE[path]}"
         else:
-            least = math.ulp(0) if path in ABOVE_0 else 0
-            fine = isinstance(value, int | float) and least <= value < math.inf
-            wanted = "a number above 0" if path in ABOVE_0 else "a number, at least 0"
+            positive = path in ABOVE_0
+            fine = isinstance(value, int | float) and 0 <= value < math.inf and \
+                not (positive and value == 0)
+            wanted = "a number above 0" if positive else "a number, at least 0"
         if not fine:
             raise UserError(f"{path}={'null' if value is None else value}: {wanted}")
 
 
 def refuse_contradictions(config: DictConfig) -> None:
-    """UserError for ``init_from`` beside ``init_from_encoder`` in a
-    stage that cannot put the one into the other; and for LoRA in a stage that has none or under
-    ZeRO-3, where no rank has matrices to merge."""
+    """UserError for ``init_from`` beside ``init_from_encoder`` in a stage that cannot put the one
+    into the other; and for LoRA in a stage that has none or under ZeRO-3, where no rank has
+    matrices to merge."""
     stage = config.stage
     if config.model.lora.rank and stage.name in WITHOUT_LORA:
         raise UserError(f"stage={stage.name} trains whole matrices: no model.lora")

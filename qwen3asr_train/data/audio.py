@@ -118,19 +118,13 @@ def to_mono_16k(waveform: np.ndarray, rate: int, *, name: str = "audio") -> np.n
     return np.ascontiguousarray(waveform)
 
 
-def encode(waveform: np.ndarray, extension: str, rate: int = SAMPLE_RATE) -> bytes:
-    """float ``(samples,)`` in -1..1, or int16 -> the bytes of one ``extension`` file."""
-    container, subtype = _SUBTYPES[extension]
+def encode(waveform: np.ndarray, extension: str, rate: int = SAMPLE_RATE,
+           subtype: str | None = None) -> bytes:
+    """float ``(samples,)`` in -1..1, or int16 -> the bytes of one ``extension`` file. ``subtype``
+    of libsndfile, by default 16 bits where there are samples; ``FLOAT`` keeps what is beyond 1."""
+    container, usual = _SUBTYPES[extension]
     buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, rate, format=container, subtype=subtype)
-    return buffer.getvalue()
-
-
-def encode_float(waveform: np.ndarray, rate: int = SAMPLE_RATE) -> bytes:
-    """float32 ``(samples,)`` -> a wav file of the same numbers, also where they are beyond 1."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.asarray(waveform, np.float32), rate, format="WAV",
-                    subtype="FLOAT")
+    soundfile.write(buffer, waveform, rate, format=container, subtype=subtype or usual)
     return buffer.getvalue()
 
 

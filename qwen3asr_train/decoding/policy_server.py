@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwen3asr_train.data.audio import encode_float
+from qwen3asr_train.data.audio import encode
 from qwen3asr_train.errors import UserError
 
 Answer = tuple[list[int], list[float]]
@@ -54,7 +54,9 @@ class PolicyServer:
         does not answer, or answers something else."""
         def ask(utterance: tuple[np.ndarray, str], seed: int) -> list[Answer]:
             waveform, context = utterance
-            audio = base64.b64encode(encode_float(waveform)).decode()
+            # float, since noise and gain go beyond 1
+            audio = base64.b64encode(encode(np.asarray(waveform, np.float32), "wav",
+                                            subtype="FLOAT")).decode()
             messages = [{"role": "system", "content": context}] if context else []
             reply = self._post("/v1/chat/completions", {
                 "model": self.folder, "n": group, "temperature": temperature, "top_p": 1.0,

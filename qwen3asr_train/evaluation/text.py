@@ -17,8 +17,10 @@ from qwen3asr_train.evaluation.languages import (
     languages_in,
 )
 
+SPECIAL_TOKEN = re.compile(r"<\|[^<>|]*\|>|<asr_text>")
+"""What no transcript holds."""
+
 _OUTPUT = re.compile(r"\s*language\s+(?P<language>[^<]*?)\s*<asr_text>(?P<words>.*)", re.DOTALL)
-_SPECIAL_TOKEN = re.compile(r"<\|[^<>|]*\|>|<asr_text>")
 _TURKISH_LOWER = str.maketrans({"İ": "i", "I": "ı"})
 
 
@@ -36,8 +38,8 @@ def split_output(text: str) -> tuple[str | None, str]:
     # Only tokens in front of the tag may hide it; those in the words are dropped afterwards.
     match = _OUTPUT.match(re.sub(r"<\|[^<>|]*\|>", "", text))
     if match is None:
-        return None, _SPECIAL_TOKEN.sub("", text).strip()
-    words = _SPECIAL_TOKEN.sub("", match["words"]).strip()
+        return None, SPECIAL_TOKEN.sub("", text).strip()
+    words = SPECIAL_TOKEN.sub("", match["words"]).strip()
     return known_language(match["language"]), words
 
 

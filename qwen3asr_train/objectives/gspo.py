@@ -48,12 +48,12 @@ class Objective:
                                    ("average", self.average, AVERAGES)):
             if value not in known:
                 raise UserError(f"stage.objective.{name}={value!r}: {' or '.join(known)}")
-        for name, value in (("clip_low", self.clip_low), ("clip_high", self.clip_high)):
+        reach, weight = "how far the ratio may be from 1", "a weight, 0 for none"
+        for name, value, meaning in (
+                ("clip_low", self.clip_low, reach), ("clip_high", self.clip_high, reach),
+                ("kl", self.kl, weight), ("cross_entropy", self.cross_entropy, weight)):
             if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise UserError(f"stage.objective.{name}={value}: how far the ratio may be from 1")
-        for name, value in (("kl", self.kl), ("cross_entropy", self.cross_entropy)):
-            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise UserError(f"stage.objective.{name}={value}: a weight, 0 for none")
+                raise UserError(f"stage.objective.{name}={value}: {meaning}")
 
 
 class PolicyLoss(NamedTuple):

@@ -20,14 +20,13 @@ from qwen3asr_train.errors import UserError
 from qwen3asr_train.evaluation.contexts import holds
 from qwen3asr_train.evaluation.languages import known_language, names_language
 from qwen3asr_train.evaluation.metrics import Utterance, edit_counts
-from qwen3asr_train.evaluation.text import split_output
+from qwen3asr_train.evaluation.text import SPECIAL_TOKEN, split_output
 
 Reward = Callable[..., Sequence[float | None]]
 
 END = "<|im_end|>"
 _NAME = r"[A-Z][A-Za-z]*(?: [A-Z][a-z]+)*"
 _TAG = re.compile(rf"language (None|{_NAME}(?:,{_NAME})*)<asr_text>")
-_SPECIAL = re.compile(r"<asr_text>|<\|[^<>|]*\|>")
 REPEATED_NGRAM = 4
 """Units of speech; of so many in a row that come again, the reference's own are not counted."""
 
@@ -45,7 +44,8 @@ def error_rate(prompts, completions, **columns) -> list[float]:
 def correct_format(prompts, completions, **_) -> list[float]:
     """1 for ``language X<asr_text>words<|im_end|>`` and nothing else."""
     return [float(text.endswith(END) and (tag := _TAG.match(text)) is not None and
-                  not _SPECIAL.search(text.removesuffix(END), tag.end())) for text in completions]
+                  not SPECIAL_TOKEN.search(text.removesuffix(END), tag.end()))
+            for text in completions]
 
 
 def correct_language(prompts, completions, **columns) -> list[float]:

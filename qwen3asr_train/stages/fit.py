@@ -230,7 +230,7 @@ def fit(config: DictConfig, run_dir: Path, module: TrainingModule, data: SpeechD
 
 def scored_entries(splits: Splits, config: DictConfig) -> list[Entry]:
     """The samples to score a finished model on: test, else validation, else none."""
-    if config.stage.test and not splits.test:
+    if config.stage.test and splits.validation and not splits.test:
         log.info("data.test is not set: test/ figures are of the validation set")
     return entries_of(splits.test or splits.validation) if config.stage.test else []
 

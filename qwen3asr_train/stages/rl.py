@@ -157,10 +157,11 @@ class PolicyModule(RecogniserModule):
 
     def _recomputes(self) -> bool:
         """Whether the training pass tells the answers' log-probabilities."""
-        exact = self.trainer.precision == "32-true" and self.device.type == "cpu"
         chosen = self._options.old_log_probs
-        return chosen == "recomputed" or (chosen == "auto" and not (
-            exact and self.roller.server is None))
+        if chosen != "auto":
+            return chosen == "recomputed"
+        exact = self.trainer.precision == "32-true" and self.device.type == "cpu"
+        return self.roller.server is not None or not exact
 
     def summed_losses(self, batch: dict) -> dict:
         """The policy loss of a micro-batch's answers, the cross-entropy of its references where

@@ -80,7 +80,7 @@ def test_types_are_those_of_the_defaults(composed, override, message):
     "data.batch_seconds=null", "data.max_seconds=null", "data.batch_seconds=-5",
     "stage.optimizer.lr=null", "stage.optimizer.lr=-1", "stage.optimizer.lr=abc",
     "stage.optimizer.warmup_steps=-1", "model.lora.rank=-1", "stage.decoding.max_new_tokens=0",
-    "stage.decoding.max_piece_seconds=null"])
+    "stage.decoding.max_piece_seconds=null", "stage.decoding.pause_seconds=null"])
 def test_numbers_that_cannot_be_are_refused(composed, override):
     defined = config_checks.fields(composed("stage=sft"))
     config_checks.refuse_out_of_range(composed("stage=sft"), defined)

@@ -81,6 +81,12 @@ def test_resumed_within_a_rollout_is_bitwise_the_same(run, uninterrupted, tmp_pa
     assert rows(tmp_path) == {k: v for k, v in losses.items() if k > step}
 
 
+def with_mine(folder, source: str) -> dict[str, str]:
+    """The environment in which ``mine`` is a module of ``source``."""
+    (folder / "mine.py").write_text(source)
+    return {"PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}:{os.getcwd()}"}
+
+
 HALF_FLAT = """
 def half_flat(completions, text, **columns):
     return [len(answer) * (len(said) % 2) for answer, said in zip(completions, text)]
@@ -89,9 +95,7 @@ def half_flat(completions, text, **columns):
 
 def test_resumed_with_spares_in_several_micro_batches(run, tmp_path):
     """A spare is in reach of each micro-batch of a step, and goes to the one that had it."""
-    (tmp_path / "mine.py").write_text(HALF_FLAT)
-    path = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}:{os.getcwd()}"}
-    whole, more = tmp_path / "whole", (
+    path, whole, more = with_mine(tmp_path, HALF_FLAT), tmp_path / "whole", (
         "trainer.accumulate=2", "trainer.max_steps=3", "stage.own_rewards=[mine:half_flat]",
         *(f"stage.rewards.{name}=0" for name in REWARDS))
     run(whole, *more, **path)
@@ -209,8 +213,7 @@ def breaks(completions, **columns):
 
 
 def test_a_users_rewards(run, tmp_path):
-    (tmp_path / "mine.py").write_text(REWARD)
-    path = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}:{os.getcwd()}"}
+    path = with_mine(tmp_path, REWARD)
     done = run(tmp_path / "b", "stage.own_rewards=[mine:breaks]", check=False, **path)
     assert done.returncode == 2 and done.stderr.count("\n") <= 12
     assert "mine:breaks raised RuntimeError: out of words" in done.stderr
